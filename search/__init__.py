@@ -1,0 +1,1 @@
+"""Running studies: spec, sampling, runner, trials, stages, storage, report and commands."""

@@ -1,0 +1,128 @@
+"""What a trial leaves behind, as frozen records: read by report, resume and scripts. No torch, no Ray, no Optuna.
+
+A trial's folder is `results/<study>/trials/<number, four digits>/` and holds
+
+    recipe.yaml                      the whole truth of the training; `apportion train` repeats it
+    trial.json                       a TrialRecord, rewritten whole after every boundary
+    boundaries/<n_stages>/items.jsonl    one Item a line, of the suite
+    boundaries/<n_stages>/holdout.jsonl  one Item a line, of the holdout; at the last boundary only
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from evaluators.scores import Record, Score
+from spaces.recipe import Recipe, Stage
+
+TrialState = Literal["RUNNING", "COMPLETE", "FAIL"]
+
+
+class StageRecord(Record):
+    """What one stage consumed and did."""
+
+    stage: Stage
+    """The stage as decided."""
+    digest: str
+    """Name of the model after this stage."""
+    seed: int
+    """Seed of data order, adapter initialisation and dropout."""
+    trained_tokens: int
+    """Tokens consumed without padding: the dose rounded to whole optimizer steps."""
+    n_steps: int
+    """Optimizer steps."""
+    n_rows: int
+    """Rows (pairs, for DPO) consumed."""
+    tokens_by_source: dict[str, int]
+    """Tokens consumed per source."""
+    passes_by_source: dict[str, float]
+    """Tokens consumed per source divided by the tokens the source holds; above 1 it was oversampled."""
+    n_dropped_rows: int = 0
+    """Rows of the sources that no stage could use, such as those whose prompt alone fills `max_length`."""
+    loss_by_step: tuple[float, ...]
+    """Training loss of each optimizer step, mean over loss tokens (SFT) or pairs (DPO)."""
+    n_trainable: int
+    """Parameters that moved."""
+    micro_batch_rows: int
+    """Rows per forward pass in the end, after any halving."""
+    n_oom_halvings: int = 0
+    """How often memory ran out and the micro-batch was halved."""
+    train_seconds: float
+    """Wall seconds in the optimizer loop, reference log-probabilities included."""
+    setup_seconds: float
+    """Wall seconds of everything else in the stage: tokenising, building adapter and trainer, merging."""
+    peak_memory_bytes: int | None = None
+    """Peak device memory on CUDA; None on CPU, where it is not measured per stage."""
+
+
+class Boundary(Record):
+    """Scores of the model after `n_stages` stages."""
+
+    n_stages: int
+    """0 is the base."""
+    digest: str
+    """Name of the model."""
+    scores: tuple[Score, ...]
+    """Scores of the suite, retention included."""
+    holdout: tuple[Score, ...] = ()
+    """Scores of the holdout; empty unless this is the last boundary."""
+    evaluate_seconds: float
+    """Wall seconds of suite and holdout."""
+
+
+class Seconds(Record):
+    """Where the wall time of a trial went."""
+
+    load: float = 0.0
+    """Loading base model and sources into the process (0 when resident), restoring the base between trials."""
+    train: float = 0.0
+    """Optimizer loops."""
+    evaluate: float = 0.0
+    """Suite and holdout."""
+    rest: float = 0.0
+    """All else: set-up of stages, records, Ray."""
+
+
+class TrialRecord(Record):
+    """One recipe, trained and scored."""
+
+    number: int
+    """Number within the study, from 0."""
+    state: TrialState
+    """As in Optuna."""
+    reason: str | None = None
+    """Why the trial failed."""
+    params: dict[str, float | int | str | bool]
+    """The values drawn, flat."""
+    recipe: Recipe
+    """The recipe they mean."""
+    baseline: str | None = None
+    """Name of the baseline, if it is one."""
+    seed: int
+    """Seed of the study; stages derive theirs from it."""
+    stages: tuple[StageRecord, ...] = ()
+    """Finished stages."""
+    boundaries: tuple[Boundary, ...] = ()
+    """Scores after each finished stage; the base trial has boundary 0 alone."""
+    seconds: Seconds = Seconds()
+    """Split of the wall time."""
+    device: str = Field(default="cpu")
+    """Device and its name, such as `cuda: NVIDIA A100`."""
+    started_at: str
+    """UTC, ISO 8601."""
+    finished_at: str | None = None
+    """UTC, ISO 8601; None while running."""
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens trained over all stages."""
+        return sum(stage.trained_tokens for stage in self.stages)
+
+    @property
+    def final_scores(self) -> dict[str, Score]:
+        """Scores of the suite at the last boundary by name; empty if there is none."""
+        return (
+            {score.name: score for score in self.boundaries[-1].scores} if self.boundaries else {}
+        )

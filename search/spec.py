@@ -1,0 +1,237 @@
+"""StudySpec: study.yaml as frozen, strict models. Reading and checking it needs neither torch, Ray nor Optuna."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evaluators.scores import Direction, ScoreInfo
+from evaluators.spec import EvaluatorSpec, RetentionSpec
+from spaces.influence import InfluenceSpec
+from spaces.order import OrderSpec
+from spaces.spec import Spec
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""Letters, digits, _ and -, at most 64; it becomes a folder and a parameter name."""
+SourceFormat = Literal["messages", "prompt-completion", "preference", "prompt", "text"]
+
+
+class BaseSpec(Spec):
+    """The model that every recipe starts from. Exactly one of `hub`, `path` and `package`."""
+
+    hub: str | None = None
+    """Model id on the Hugging Face hub."""
+    path: str | None = None
+    """Local folder, relative to the study file."""
+    package: str | None = None
+    """Installed Python package whose folder holds the model files; it is located, never imported."""
+    gguf_file: str | None = None
+    """File name of a GGUF checkpoint in that place; converted to safetensors once and kept in the user's cache."""
+    revision: str | None = None
+    """Hub revision: a commit, tag or branch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights in memory. Keep float32 for full SFT: small updates vanish in bfloat16 weights."""
+
+
+class SourceSpec(Spec):
+    """One dataset. Exactly one of `path` and `hub`."""
+
+    path: str | None = None
+    """File (.jsonl, .json, .parquet) or folder written by `datasets.save_to_disk`, relative to the study file."""
+    hub: str | None = None
+    """Dataset id on the Hugging Face hub."""
+    revision: str | None = None
+    """Hub revision."""
+    subset: str | None = None
+    """Hub configuration name."""
+    split: str | None = None
+    """Split, for folders and hub ids that have several."""
+    format: SourceFormat
+    """TRL's formats, plus `prompt` (for evaluators that generate) and `text` (for likelihood)."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use only the first rows."""
+
+
+class TrainingSpec(Spec):
+    """How all stages train, apart from what the influences say."""
+
+    rows_per_step: int = Field(default=8, gt=0)
+    """Rows (pairs, for DPO) per optimizer step."""
+    micro_batch_rows: int | None = Field(default=None, gt=0)
+    """Rows per forward pass; gradients accumulate up to `rows_per_step`. Default: all rows at once."""
+    max_length: int = Field(default=1024, gt=1)
+    """Longest row in tokens; a longer completion is cut, a row whose prompt alone is longer is dropped and counted."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Compute precision; bfloat16 is autocast over the weights' own dtype."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    warmup_steps: int = Field(default=2, ge=0)
+    """Linear warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After warm-up. Constant makes a smaller dose a prefix of a larger one."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradient clipping by global norm."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """SFT loss on completion (assistant) tokens alone, or on all tokens."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSpec:
+        micro = self.micro_batch_rows or self.rows_per_step
+        if self.rows_per_step % micro:
+            raise ValueError(
+                f"micro_batch_rows {micro} does not divide rows_per_step {self.rows_per_step}; choose a divisor"
+            )
+        return self
+
+
+class ObjectiveSpec(Spec):
+    """A score the sampler improves."""
+
+    score: str
+    """Name of a score of the suite."""
+    direction: Direction | None = None
+    """Default: the score's own."""
+    reference: float | None = None
+    """Reference point of the hypervolume, the worst value of interest. Default: the score's worst possible value."""
+
+
+class ConstraintSpec(Spec):
+    """A score that must stay within a bound. Exactly one of `at_most` and `at_least`."""
+
+    score: str
+    """Name of a score of the suite."""
+    at_most: float | None = None
+    """Upper bound."""
+    at_least: float | None = None
+    """Lower bound."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ConstraintSpec:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give exactly one of at_most and at_least")
+        return self
+
+    def violation(self, value: float) -> float:
+        """Return how far a value is outside the bound, at most 0 when it is inside (Optuna's sign)."""
+        if self.at_most is not None:
+            return value - self.at_most
+        assert self.at_least is not None
+        return self.at_least - value
+
+
+class BaselineSpec(Spec):
+    """A recipe that is always tried, before the sampler proposes any."""
+
+    name: Name
+    """Shown in the report."""
+    order: tuple[str, ...]
+    """Influences, first to last; empty is the untouched base."""
+    values: dict[str, float | int | str | bool] = Field(default={})
+    """Parameters by name, such as `tone.dose_tokens`. What is left out, the sampler draws."""
+
+
+class SamplerSpec(Spec):
+    """Who proposes recipes."""
+
+    name: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
+    """Optuna's sampler."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of proposals and trainings."""
+    startup_trials: int | None = Field(default=None, ge=0)
+    """Random proposals before the model takes over (tpe, gp). Default: Optuna's."""
+    population: int | None = Field(default=None, gt=1)
+    """Population size (nsga2, nsga3). Default: Optuna's."""
+
+
+class BudgetSpec(Spec):
+    """What the study may spend; whichever ends first. At least one."""
+
+    trials: int | None = Field(default=None, gt=0)
+    """Finished trials, baselines and failed ones included."""
+    train_tokens: int | None = Field(default=None, gt=0)
+    """Tokens trained over all trials; no trial starts once they are spent."""
+    wall_seconds: float | None = Field(default=None, gt=0)
+    """Seconds over all launches of the study; no trial starts once they are spent."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BudgetSpec:
+        if self.trials is None and self.train_tokens is None and self.wall_seconds is None:
+            raise ValueError("is empty; give trials, train_tokens or wall_seconds")
+        return self
+
+
+class ComputeSpec(Spec):
+    """Where trials run."""
+
+    concurrent_trials: int = Field(default=1, gt=0)
+    """Trials at the same time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where the machine has it."""
+    cpus_per_trial: float = Field(default=1, gt=0)
+    """CPUs Ray reserves for a trial."""
+    gpus_per_trial: float = Field(default=1, ge=0)
+    """GPUs, or a fraction of one, Ray reserves for a trial when the device is CUDA."""
+    threads_per_trial: int = Field(default=1, gt=0)
+    """torch threads. Equal counts are needed for equal results on CPU."""
+
+
+class StudySpec(Spec):
+    """One search: a space of recipes, objectives, and a budget."""
+
+    name: Name
+    """Also the folder under results/."""
+    base: BaseSpec
+    """The model that every recipe starts from."""
+    sources: dict[Name, SourceSpec] = Field(min_length=1)
+    """Datasets by name."""
+    influences: dict[Name, InfluenceSpec] = Field(min_length=1)
+    """Named combinations of method, adapter, mix and dose."""
+    order: OrderSpec = OrderSpec()
+    """Which influences run, in what order, how often."""
+    training: TrainingSpec = TrainingSpec()
+    """How all stages train."""
+    suite: dict[Name, EvaluatorSpec] = Field(min_length=1)
+    """Evaluators by name; run after every stage."""
+    holdout: dict[Name, EvaluatorSpec] = Field(default={})
+    """Evaluators that are reported and never shown to the sampler; run after the last stage."""
+    objectives: tuple[ObjectiveSpec, ...] = Field(min_length=1)
+    """Scores the sampler improves."""
+    constraints: tuple[ConstraintSpec, ...] = ()
+    """Scores that must stay within a bound."""
+    baselines: tuple[BaselineSpec, ...] = ()
+    """Recipes that are always tried; the untouched base is one, listed or not."""
+    sampler: SamplerSpec = SamplerSpec()
+    """Who proposes recipes."""
+    budget: BudgetSpec
+    """What the study may spend."""
+    compute: ComputeSpec = ComputeSpec()
+    """Where trials run."""
+    storage: str | None = None
+    """Optuna RDB url. Default: SQLite in results/<study>/study.db."""
+
+    @property
+    def full_suite(self) -> dict[str, EvaluatorSpec]:
+        """The suite with retention, which every study measures, asked for or not."""
+        if any(isinstance(evaluator, RetentionSpec) for evaluator in self.suite.values()):
+            return dict(self.suite)
+        return {**self.suite, "retention": RetentionSpec(evaluator="retention")}
+
+    @property
+    def score_infos(self) -> dict[str, ScoreInfo]:
+        """What is known about every score of the suite, by name."""
+        return {
+            info.name: info
+            for name, evaluator in self.full_suite.items()
+            for info in evaluator.infos(name)
+        }
+
+    def directions(self) -> tuple[Direction, ...]:
+        """Return the direction of each objective, the score's own unless the study says otherwise."""
+        infos = self.score_infos
+        return tuple(
+            objective.direction or infos[objective.score].direction for objective in self.objectives
+        )

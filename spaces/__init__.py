@@ -1,0 +1,1 @@
+"""What may vary: parameters, orders, mixes, and recipes as decided values."""

@@ -1,0 +1,175 @@
+"""Space: all recipes a study may try. Suggests params, decodes them into recipes, and checks baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+
+from spaces.decode import BASE_LABEL, SEPARATOR, decode_stage, influence_values
+from spaces.influence import InfluenceSpec
+from spaces.order import OrderRules, OrderSpec
+from spaces.params import (
+    Choice,
+    Float,
+    Parameter,
+    Params,
+    ParamValue,
+    RandomSuggester,
+    Suggester,
+)
+from spaces.recipe import Recipe
+
+MAX_SEQUENCES = 256
+"""Up to here the order is one readable choice; a longer list would bloat every stored trial."""
+
+
+class Space:
+    """All recipes made of the given influences in the given orders."""
+
+    def __init__(self, influences: Mapping[str, InfluenceSpec], order: OrderSpec) -> None:
+        """Build the space.
+
+        Raises:
+            ValueError: The order rules contradict each other, or leave too many sequences for the encoding asked for.
+        """
+        self.rules = OrderRules(order, tuple(influences))
+        self.influences = {name: influences[name] for name in self.rules.influences}
+        self.per_position = order.per_position
+        n_sequences = self.rules.n_sequences()
+        if order.encoding == "sequence" and n_sequences > MAX_SEQUENCES:
+            raise ValueError(
+                f"order.encoding is sequence, but {n_sequences} orders are legal and it takes at most "
+                f"{MAX_SEQUENCES}; use keys or auto"
+            )
+        self.encoding = (
+            "keys" if order.encoding == "keys" or n_sequences > MAX_SEQUENCES else "sequence"
+        )
+
+    def order_parameters(self) -> list[Parameter]:
+        """Return the parameters that decide the order. The empty order, the base, is always among them."""
+        if self.encoding == "sequence":
+            labels = [SEPARATOR.join(sequence) for sequence in self.rules.sequences()]
+            return [Choice("order", (BASE_LABEL, *labels))]
+        lengths = range(self.rules.min_stages, self.rules.max_stages + 1)
+        keys = (
+            Float(_key_name(name, copy), 0.0, 1.0)
+            for name in self.rules.influences
+            for copy in range(1, self.rules.max_repeats + 1)
+        )
+        return [Choice("n_stages", (0, *lengths)), *keys]
+
+    def parameters(self, sequence: Sequence[str] | None = None) -> list[Parameter]:
+        """Return the values that may vary: of one sequence, or of all sequences together. Order left out."""
+        found: dict[str, Parameter] = {}
+        for prefix, name in self._prefixes(sequence):
+            for value in influence_values(prefix, self.influences[name]).values():
+                if isinstance(value, Parameter):
+                    found[value.name] = value
+        return list(found.values())
+
+    def suggest(self, trial: Suggester, conditional: bool) -> Params:
+        """Ask a sampler for the params of one recipe.
+
+        Args:
+            trial: An Optuna trial, or anything with its `suggest_` methods.
+            conditional: True asks only for values of influences that the order holds (what TPE learns from best);
+                False asks for all, so that every trial has the same parameters (NSGA and GP need that).
+        """
+        params = {parameter.name: parameter.suggest(trial) for parameter in self.order_parameters()}
+        sequence = self.sequence(params) if conditional else None
+        for parameter in self.parameters(sequence):
+            params[parameter.name] = parameter.suggest(trial)
+        return params
+
+    def sequence(self, params: Mapping[str, ParamValue]) -> tuple[str, ...]:
+        """Return the influences, first to last, that the order parameters mean."""
+        if self.encoding == "sequence":
+            label = str(params["order"])
+            return () if label == BASE_LABEL else tuple(label.split(SEPARATOR))
+        sequence: tuple[str, ...] = ()
+        n_stages = int(params["n_stages"])
+        while len(sequence) < n_stages:
+            # Of what may legally come next, the highest key comes next: every set of keys means a legal order.
+            sequence += (
+                max(
+                    self.rules.legal_next(sequence, n_stages),
+                    key=lambda name: float(params[_key_name(name, sequence.count(name) + 1)]),
+                ),
+            )
+        return sequence
+
+    def decode(self, params: Mapping[str, ParamValue]) -> Recipe:
+        """Return the recipe that params mean.
+
+        Raises:
+            ValueError: The values make no legal recipe, such as an adapter that the next stage cannot continue.
+        """
+        stages = [
+            decode_stage(name, influence_values(prefix, self.influences[name]), params)
+            for prefix, name in self._prefixes(self.sequence(params))
+        ]
+        try:
+            return Recipe(stages=tuple(stages))
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+    def sample(self, seed: int) -> Params:
+        """Return random params, repeatable from the seed; the base itself is not drawn."""
+        suggester = RandomSuggester(seed)
+        while not self.sequence(params := self.suggest(suggester, conditional=True)):
+            pass
+        return params
+
+    def encode(self, order: Sequence[str], values: Mapping[str, ParamValue]) -> Params:
+        """Return the params that fix an order and some values, as for a baseline; the rest stays open.
+
+        Raises:
+            ValueError: The order is not legal, a name is unknown, or a value is outside its range.
+        """
+        self.rules.check(order)
+        open_values = {parameter.name: parameter for parameter in self.parameters(order)}
+        for name, value in values.items():
+            if name not in open_values:
+                near = get_close_matches(name, open_values, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?"
+                    if near
+                    else f"open here: {', '.join(open_values) or 'none'}"
+                )
+                raise ValueError(
+                    f"values.{name} is not a value that varies in {' > '.join(order) or 'base'}; {hint}"
+                )
+            if not open_values[name].contains(value):
+                raise ValueError(
+                    f"values.{name} is {value!r}; allowed: {open_values[name].describe()}"
+                )
+        return {**self._encode_order(tuple(order)), **values}
+
+    def _encode_order(self, order: tuple[str, ...]) -> Params:
+        if self.encoding == "sequence":
+            return {"order": SEPARATOR.join(order) or BASE_LABEL}
+        params: Params = {
+            parameter.name: 0.0
+            for parameter in self.order_parameters()
+            if isinstance(parameter, Float)
+        }
+        for position, name in enumerate(order):
+            copy = order[:position].count(name) + 1
+            params[_key_name(name, copy)] = 1.0 - position / (len(order) + 1)
+        return {"n_stages": len(order), **params}
+
+    def _prefixes(self, sequence: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+        """Yield (prefix of parameter names, influence) for each position, or for all that is possible."""
+        if sequence is None:
+            positions = range(1, self.rules.max_stages + 1)
+            pairs = [(position, name) for position in positions for name in self.influences]
+        else:
+            pairs = list(enumerate(sequence, 1))
+        for position, name in pairs:
+            yield (f"{name}@{position}" if self.per_position else name), name
+
+
+def _key_name(influence: str, copy: int) -> str:
+    return f"order.{influence}" if copy == 1 else f"order.{influence}.{copy}"
