@@ -10,6 +10,7 @@ A trial's folder is `results/<study>/trials/<number, four digits>/` and holds
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -83,6 +84,20 @@ class Seconds(Record):
     """Suite and holdout."""
     rest: float = 0.0
     """All else: set-up of stages, records, Ray."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe to be tried, under its trial number."""
+
+    number: int
+    """Number within the study, from 0."""
+    params: dict[str, float | int | str | bool]
+    """The values drawn, flat."""
+    recipe: Recipe
+    """The recipe they mean."""
+    baseline: str | None
+    """Name of the baseline, if it is one."""
 
 
 class TrialRecord(Record):

@@ -34,6 +34,13 @@ class BaseSpec(Spec):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights in memory. Keep float32 for full SFT: small updates vanish in bfloat16 weights."""
 
+    @model_validator(mode="after")
+    def _check(self) -> BaseSpec:
+        _exactly_one(hub=self.hub, path=self.path, package=self.package)
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision belongs to hub; remove it")
+        return self
+
 
 class SourceSpec(Spec):
     """One dataset. Exactly one of `path` and `hub`."""
@@ -52,6 +59,20 @@ class SourceSpec(Spec):
     """TRL's formats, plus `prompt` (for evaluators that generate) and `text` (for likelihood)."""
     limit: int | None = Field(default=None, gt=0)
     """Use only the first rows."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SourceSpec:
+        _exactly_one(path=self.path, hub=self.hub)
+        if self.hub is None and (self.revision is not None or self.subset is not None):
+            raise ValueError("revision and subset belong to hub; remove them")
+        return self
+
+
+def _exactly_one(**places: str | None) -> None:
+    given = [name for name, place in places.items() if place is not None]
+    if len(given) != 1:
+        found = " and ".join(given) if given else "none of them"
+        raise ValueError(f"give exactly one of {', '.join(places)}; found {found}")
 
 
 class TrainingSpec(Spec):
@@ -156,6 +177,8 @@ class BudgetSpec(Spec):
     """Tokens trained over all trials; no trial starts once they are spent."""
     wall_seconds: float | None = Field(default=None, gt=0)
     """Seconds over all launches of the study; no trial starts once they are spent."""
+    failed_trials: int | None = Field(default=None, ge=0)
+    """Failed trials to put up with; one more ends the study with exit code 1. Default: no limit."""
 
     @model_validator(mode="after")
     def _check(self) -> BudgetSpec:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -90,16 +91,20 @@ class Stage(Spec):
             raise ValueError(f"handoff {self.handoff!r} needs an adapter; full weights only merge")
         return self
 
-    def canonical(self, with_dose: bool = True) -> str:
+    def canonical(self, source_hashes: Mapping[str, str], with_dose: bool = True) -> str:
         """Return the stage as JSON with sorted keys: equal text means equal training.
 
         Args:
+            source_hashes: Source name to content hash; stands in for the name, so that renaming changes nothing.
+                A source that is not in there keeps its name.
             with_dose: False leaves `dose_tokens` and `handoff` out. Seeds derive from that form, so a smaller
                 dose of the same stage is a prefix of a larger one, step by step.
         """
         left_out = {"influence"} if with_dose else {"influence", "dose_tokens", "handoff"}
         data = self.model_dump(exclude=left_out)
-        data["mix"] = {name: round(share, 6) for name, share in data["mix"].items()}
+        data["mix"] = {
+            source_hashes.get(name, name): round(share, 6) for name, share in self.mix.items()
+        }
         return json.dumps(data, sort_keys=True)
 
 
@@ -131,27 +136,33 @@ class Recipe(Spec):
         """Return the influences alone, such as `tone > taste`."""
         return " > ".join(stage.influence for stage in self.stages) or "base"
 
-    def prefix_digests(self, context: str) -> tuple[str, ...]:
+    def prefix_digests(
+        self, context: str = "", source_hashes: Mapping[str, str] | None = None
+    ) -> tuple[str, ...]:
         """Return one hex SHA-256 per prefix, from no stage to all stages (length n_stages + 1).
 
         Args:
-            context: Canonical text of all else that determines the models: fingerprint of the base, content hashes
-                of the sources, training settings, seed, version of the stage code.
+            context: Canonical text of all that determines the models beside stages and sources: fingerprint of the
+                base, training settings, seed, version of the stage code.
+            source_hashes: As in `Stage.canonical`.
         """
         digests = [_sha256(context)]
         for stage in self.stages:
-            digests.append(_sha256(digests[-1] + stage.canonical()))
+            digests.append(_sha256(digests[-1] + stage.canonical(source_hashes or {})))
         return tuple(digests)
 
-    def stage_seeds(self, context: str) -> tuple[int, ...]:
+    def stage_seeds(
+        self, context: str = "", source_hashes: Mapping[str, str] | None = None
+    ) -> tuple[int, ...]:
         """Return a 31-bit seed per stage, from the parent's digest and the stage without its dose.
 
         Two recipes that share a prefix share its seeds; two doses of one stage after one parent do too.
         """
-        digests = self.prefix_digests(context)
+        digests = self.prefix_digests(context, source_hashes)
+        texts = [stage.canonical(source_hashes or {}, with_dose=False) for stage in self.stages]
         return tuple(
-            int(_sha256(parent + stage.canonical(with_dose=False))[:8], 16) & 0x7FFFFFFF
-            for parent, stage in zip(digests, self.stages, strict=False)
+            int(_sha256(parent + text)[:8], 16) & 0x7FFFFFFF
+            for parent, text in zip(digests, texts, strict=False)
         )
 
 

@@ -194,6 +194,12 @@ def test_name_of_an_influence_does_not_change_the_digest() -> None:
     assert one.prefix_digests("ctx") == other.prefix_digests("ctx")
 
 
+def test_source_counts_by_its_content_and_not_by_its_name() -> None:
+    one, other = (Recipe(stages=(stage(mix={name: 1.0}),)) for name in ("chat", "talk"))
+    assert one.prefix_digests("", {"chat": "h"}) == other.prefix_digests("", {"talk": "h"})
+    assert one.prefix_digests("", {"chat": "h"}) != one.prefix_digests("", {"chat": "i"})
+
+
 def test_continue_needs_the_same_adapter_next() -> None:
     with pytest.raises(ValueError, match="whose handoff is continue"):
         Recipe(stages=(stage(handoff="continue"), stage(adapter={"kind": "full"})))

@@ -1,0 +1,176 @@
+"""Suite: a named, versioned list of evaluators run on one loaded model. No torch until it measures."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluators.base import Conversation, Evaluator, Prompt, Row
+from evaluators.scores import Measurement, Score, ScoreInfo
+from evaluators.spec import EvaluatorSpec, HarnessSpec
+
+if TYPE_CHECKING:
+    from evaluators.models import LoadedModel
+
+EVALUATORS = {
+    "pattern": "evaluators.behaviours.pattern:Pattern",
+    "preference": "evaluators.behaviours.preference:Preference",
+    "likelihood": "evaluators.behaviours.likelihood:Likelihood",
+    "retention": "evaluators.behaviours.retention:Retention",
+    "harness": "evaluators.harness:Harness",
+}
+GENERATION_VERSION = 1
+"""Raise it when `evaluators.models` would give other outputs or log-probabilities."""
+REASON_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a suite's evaluators need to know of the base; measured once, picklable."""
+
+    suite_version: str
+    """Of the suite that measured it."""
+    parts: Mapping[str, Any]
+    """Evaluator name to what it found."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Evaluator name to why it found nothing."""
+
+
+class Suite:
+    """Evaluators by name, with their data.
+
+    Args:
+        specs: Evaluator name to spec.
+        rows: Source name to rows, for every source that the specs name.
+        root: Folder that relative paths in the specs count from.
+
+    Raises:
+        ValueError: A source lacks rows, a row has the wrong shape, or a path leads nowhere.
+    """
+
+    version: str
+    """Hash of specs, rows and evaluator versions: equal versions measure the same."""
+    infos: tuple[ScoreInfo, ...]
+    """What is known of all scores, in order."""
+
+    def __init__(
+        self, specs: Mapping[str, EvaluatorSpec], rows: Mapping[str, Sequence[Row]], root: Path
+    ) -> None:
+        self.evaluators = tuple(_build(name, spec, rows, root) for name, spec in specs.items())
+        self.infos = tuple(info for evaluator in self.evaluators for info in evaluator.infos)
+        parts = [(evaluator.name, evaluator.fingerprint()) for evaluator in self.evaluators]
+        text = json.dumps([GENERATION_VERSION, parts])
+        self.version = hashlib.sha256(text.encode()).hexdigest()
+
+    def reference(self, base: LoadedModel) -> Reference:
+        """Return what the evaluators need to know of the base. An evaluator that raises leaves a reason instead."""
+        parts: dict[str, Any] = {}
+        faults: dict[str, str] = {}
+        for evaluator in self.evaluators:
+            if not evaluator.needs_reference:
+                continue
+            try:
+                with base.ready():
+                    parts[evaluator.name] = evaluator.reference(base)
+            except Exception as error:  # noqa: BLE001 - one evaluator's failure must not take the others' scores
+                faults[evaluator.name] = f"measuring the base failed: {_reason(error)}"
+        return Reference(self.version, parts, faults)
+
+    def measure(
+        self, model: LoadedModel, reference: Reference | None = None
+    ) -> dict[str, Measurement]:
+        """Return each evaluator's scores and items. An evaluator that raises gets missing scores with the reason.
+
+        Args:
+            model: The model.
+            reference: What `reference` returned for the base; without it, scores relative to the base are missing.
+
+        Raises:
+            ValueError: The reference belongs to another suite.
+        """
+        if reference is not None and reference.suite_version != self.version:
+            raise ValueError(
+                f"the reference belongs to suite {reference.suite_version[:12]}, this is {self.version[:12]}; "
+                "measure the base with this suite"
+            )
+        prompts = {evaluator.name: evaluator.prompts() for evaluator in self.evaluators}
+        outputs, fault = self._generate(model, [each for part in prompts.values() for each in part])
+        found = {}
+        for evaluator in self.evaluators:
+            own = prompts[evaluator.name]
+            reason = fault if own else None
+            part = None
+            if reference is not None and evaluator.needs_reference:
+                part = reference.parts.get(evaluator.name)
+                reason = reference.faults.get(evaluator.name, reason)
+            if reason is not None:
+                found[evaluator.name] = _missing(evaluator, reason)
+                continue
+            try:
+                with model.ready():
+                    found[evaluator.name] = evaluator.measure(
+                        model, part, [outputs[_key(prompt)] for prompt in own]
+                    )
+            except Exception as error:  # noqa: BLE001 - one evaluator's failure must not take the others' scores
+                found[evaluator.name] = _missing(evaluator, _reason(error))
+        return found
+
+    def _generate(
+        self, model: LoadedModel, prompts: Sequence[Prompt]
+    ) -> tuple[dict[str, str], str | None]:
+        """Return outputs by prompt, each prompt continued once, or the reason why there are none."""
+        unique = {_key(prompt): prompt for prompt in prompts}
+        outputs: dict[str, str] = {}
+        try:
+            for max_new_tokens in sorted({prompt.max_new_tokens for prompt in unique.values()}):
+                chosen = {
+                    key: prompt.conversation
+                    for key, prompt in unique.items()
+                    if prompt.max_new_tokens == max_new_tokens
+                }
+                conversations: list[Conversation] = list(chosen.values())
+                texts = model.generate(conversations, max_new_tokens)
+                outputs.update(zip(chosen, texts, strict=True))
+        except Exception as error:  # noqa: BLE001 - evaluators that do not generate can still measure
+            return {}, f"generation failed: {_reason(error)}"
+        return outputs, None
+
+
+def _build(
+    name: str, spec: EvaluatorSpec, rows: Mapping[str, Sequence[Row]], root: Path
+) -> Evaluator:
+    module, class_name = EVALUATORS[spec.evaluator].split(":")
+    factory = getattr(importlib.import_module(module), class_name)
+    if isinstance(spec, HarnessSpec):
+        evaluator: Evaluator = factory(name, spec, root)
+        return evaluator
+    own: Sequence[Row] = ()
+    for source, _ in spec.sources():
+        if source not in rows:
+            raise ValueError(
+                f"evaluator {name}: no rows for source {source!r}; known: {', '.join(sorted(rows)) or 'none'}"
+            )
+        own = rows[source]
+    evaluator = factory(name, spec, own)
+    return evaluator
+
+
+def _missing(evaluator: Evaluator, reason: str) -> Measurement:
+    return Measurement(
+        scores=tuple(Score.missing(info, reason) for info in evaluator.infos), items=()
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return type and message of an error in one line."""
+    message = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {message}"[:REASON_CHARACTERS]
+
+
+def _key(prompt: Prompt) -> str:
+    return json.dumps([prompt.max_new_tokens, prompt.conversation], sort_keys=True)

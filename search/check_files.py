@@ -1,0 +1,140 @@
+"""Checks of what a study points to: the base, sources, task folders, storage; and rows that leak. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from evaluators.spec import HarnessSpec
+from search.base_files import BaseFilesError, resolve_base
+from search.check_values import Finding
+from search.errors import DataError
+from search.messages import Problem, suggest, value_text
+from search.rows import Row
+from search.sources import Source, read_source
+from search.spec import StudySpec
+from search.yaml_file import Located
+from spaces.influence import SimplexSpec
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+
+
+def base_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the base model's files and the folders of harness tasks."""
+    try:
+        resolve_base(spec.base, root)
+    except BaseFilesError as error:
+        yield Finding(("base", error.key), error.text)
+    for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
+        for name, evaluator in evaluators.items():
+            if isinstance(evaluator, HarnessSpec) and evaluator.include_path is not None:
+                folder = root / evaluator.include_path
+                if not folder.is_dir():
+                    text = f"{folder} is not a folder; name the folder that holds the task files"
+                    yield Finding((group, name, "include_path"), text)
+
+
+def storage_findings(spec: StudySpec) -> Iterator[Finding]:
+    """Yield what is wrong with the url of the Optuna storage."""
+    url = spec.storage
+    if url is None:
+        return
+    place = ("storage",)
+    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9]*)(\+\w+)?://(.*)", url)
+    if found is None:
+        remedy = "write sqlite:///FILE or postgresql://USER@HOST/NAME, or remove it"
+        yield Finding(place, f"{value_text(url)} is not a database url; {remedy}")
+    elif found[1] not in DATABASES:
+        yield Finding(place, f"database {found[1]!r} is not known; {suggest(found[1], DATABASES)}")
+    elif found[1] == "sqlite":
+        file = found[3].removeprefix("/")
+        if not file or ":memory:" in file:
+            text = "a database in memory cannot be resumed; write sqlite:///FILE or remove storage"
+            yield Finding(place, text)
+        elif not found[3].startswith("/"):
+            yield Finding(place, f"{value_text(url)} has two slashes; write sqlite:///FILE")
+        elif not Path(file).parent.is_dir():
+            text = f"folder {Path(file).parent} of the database does not exist; make it first"
+            yield Finding(place, text)
+
+
+def source_problems(
+    spec: StudySpec, root: Path, located: Located
+) -> tuple[list[Problem], dict[str, Source]]:
+    """Read every local source; return what is wrong with them and those that are fine.
+
+    Sources on the hub are left alone: checking a study downloads nothing.
+    """
+    problems: list[Problem] = []
+    sources: dict[str, Source] = {}
+    for name, source in spec.sources.items():
+        if source.path is None:
+            continue
+        path = root / source.path
+        if not path.exists():
+            text = f"{path} does not exist; correct the path or make the file"
+            problems.append(located.problem(("sources", name, "path"), text))
+            continue
+        try:
+            sources[name] = read_source(name, source, root)
+        except DataError as error:
+            problems.append(_data_problem(str(path), str(error)))
+            continue
+        if sources[name].n_skipped:
+            text = f"{sources[name].n_skipped} pairs with two equal answers are left out"
+            problems.append(located.problem(("sources", name), text, is_warning=True))
+    return problems, sources
+
+
+def _data_problem(file: str, message: str) -> Problem:
+    found = re.fullmatch(r"(?::(\d+))?: (.*)", message.removeprefix(file))
+    if found is None:
+        return Problem(file, None, (), message)
+    return Problem(file, int(found[1]) if found[1] else None, (), found[2])
+
+
+def leak_findings(spec: StudySpec, sources: dict[str, Source]) -> Iterator[Finding]:
+    """Warn of rows that are trained on and measured: their scores say what was memorised.
+
+    Args:
+        spec: The study.
+        sources: Those that could be read.
+    """
+    trained: dict[str, str] = {}
+    for name, influence in spec.influences.items():
+        mix = influence.mix
+        for source in mix.simplex if isinstance(mix, SimplexSpec) else mix:
+            trained.setdefault(source, name)
+    asked = {
+        question: source
+        for source in trained
+        if source in sources
+        for question in map(_question, sources[source].rows)
+    }
+    for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
+        for name, evaluator in evaluators.items():
+            for source, _ in evaluator.sources():
+                place = (group, name, "source")
+                if source in trained:
+                    text = f"{source!r} is trained on by {trained[source]}; measure on other rows"
+                    yield Finding(place, text, is_warning=True)
+                elif source in sources:
+                    questions = [_question(row) for row in sources[source].rows]
+                    shared = [question for question in questions if question in asked]
+                    if shared:
+                        text = (
+                            f"{len(shared)} of {len(questions)} rows of {source!r} are in the training "
+                            f"source {asked[shared[0]]!r} too; measure on other rows"
+                        )
+                        yield Finding(place, text, is_warning=True)
+
+
+def _question(row: Row) -> str:
+    """Return what a row asks: its last user message, its prompt or its text."""
+    value = row.get("prompt", row.get("messages", row.get("text")))
+    if isinstance(value, list):
+        asked = [message["content"] for message in value if message["role"] == "user"]
+        value = asked[-1] if asked else json.dumps(value)
+    return " ".join(str(value).split()).casefold()

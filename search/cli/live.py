@@ -1,0 +1,162 @@
+"""What the terminal shows while a study runs: trials done, stages in training, ETA and the current front."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from search.cli.output import duration
+from search.plan import Speeds, measured_speeds
+from search.records import Proposal, TrialRecord
+from search.report.numbers import score_text
+from search.report.terminal import front_table
+from search.report.view import StudyView, load_view
+from search.study import Study
+from spaces.recipe import Recipe
+
+
+@dataclass
+class Running:
+    """A trial in training."""
+
+    proposal: Proposal
+    started: float
+    n_done: int = 0
+    """Boundaries reached."""
+
+
+@dataclass
+class Progress:
+    """Follows a study: a Watcher of `search.runner`. On a terminal it redraws; elsewhere it prints a line per event."""
+
+    study: Study
+    console: Console
+    running: dict[int, Running] = field(default_factory=dict)
+    finished_records: list[TrialRecord] = field(default_factory=list)
+    view: StudyView | None = None
+    _live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        self.finished_records = self.study.folder.records()
+        self.view = load_view(self.study.folder.path) if self.finished_records else None
+        if self.console.is_terminal:
+            self._live = Live(
+                get_renderable=self._screen, console=self.console, refresh_per_second=2
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, proposal: Proposal) -> None:
+        """Take note of a trial that starts."""
+        self.running[proposal.number] = Running(proposal, time.monotonic())
+        self._say(f"trial {proposal.number} starts: {proposal.recipe.label()}")
+
+    def stage_done(self, number: int, n_boundaries: int) -> None:
+        """Take note of a stage that was trained and scored."""
+        if number in self.running:
+            run = self.running[number]
+            run.n_done = n_boundaries
+            stages = run.proposal.recipe.stages
+            if n_boundaries < len(stages):
+                self._say(
+                    f"trial {number}: stage {n_boundaries} of {len(stages)} is trained and scored"
+                )
+
+    def finished(self, record: TrialRecord) -> None:
+        """Take note of a trial that ended."""
+        self.running.pop(record.number, None)
+        self.finished_records.append(record)
+        self.view = load_view(self.study.folder.path)
+        if record.state == "FAIL":
+            self._say(f"trial {record.number} failed: {record.reason}")
+            return
+        names = [objective.score for objective in self.study.spec.objectives]
+        scores = ", ".join(f"{name} {score_text(record.final_scores.get(name))}" for name in names)
+        self._say(f"trial {record.number} done: {scores}; {self._counts()}")
+
+    def tick(self) -> None:
+        """Take note that time went by; a terminal redraws by itself."""
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _screen(self) -> RenderableType:
+        lines: list[RenderableType] = [
+            Text(f"{self.study.spec.name}: {self._counts()}", style="bold")
+        ]
+        for number, run in sorted(self.running.items()):
+            lines.append(
+                Text(f"  trial {number}: {_stage_text(run)}", overflow="ellipsis", no_wrap=True)
+            )
+        if self.view is not None and self.view.finished:
+            lines.append(front_table(self.view, self.console.width))
+        return Group(*lines)
+
+    def _counts(self) -> str:
+        spent, budget = self.study.spent(), self.study.budget
+        done = (
+            f"{spent.trials} of {budget.trials} trials"
+            if budget.trials
+            else f"{spent.trials} trials"
+        )
+        failed = f", {spent.failed_trials} failed" if spent.failed_trials else ""
+        tokens = f", {spent.train_tokens / 1000:.1f}k tokens trained"
+        left = seconds_left(self.study, self.running, self.finished_records)
+        eta = f", ETA {duration(left)}" if left is not None else ""
+        return f"{done} done{failed}{tokens}, {duration(spent.wall_seconds)} so far{eta}"
+
+
+def seconds_left(
+    study: Study, running: dict[int, Running], records: list[TrialRecord]
+) -> float | None:
+    """Return the estimated seconds until the budget ends, or None if nothing tells.
+
+    From the mean duration of finished trials; before there are any, from the planned cost of the running ones.
+    """
+    budget, spent = study.budget, study.spent()
+    estimates = []
+    if budget.trials is not None:
+        speeds = measured_speeds(records)
+        mean = _mean_trial_seconds(records, running, speeds)
+        to_start = max(0, budget.trials - spent.trials - len(running))
+        in_flight = sum(
+            max(0.0, speeds.recipe_seconds(run.proposal.recipe) - (time.monotonic() - run.started))
+            for run in running.values()
+        )
+        slots = study.spec.compute.concurrent_trials
+        if mean is not None:
+            estimates.append((to_start * mean + in_flight) / slots)
+    if budget.wall_seconds is not None:
+        estimates.append(max(0.0, budget.wall_seconds - spent.wall_seconds))
+    if budget.train_tokens is not None and spent.train_tokens:
+        share = spent.train_tokens / budget.train_tokens
+        estimates.append(spent.wall_seconds * max(0.0, 1 / share - 1))
+    return min(estimates, default=None)
+
+
+def _mean_trial_seconds(
+    records: list[TrialRecord], running: dict[int, Running], speeds: Speeds
+) -> float | None:
+    recipes: list[Recipe] = [record.recipe for record in records if record.recipe.stages]
+    recipes += [run.proposal.recipe for run in running.values()]
+    if not recipes:
+        return None
+    return sum(speeds.recipe_seconds(recipe) for recipe in recipes) / len(recipes)
+
+
+def _stage_text(run: Running) -> str:
+    stages = run.proposal.recipe.stages
+    elapsed = duration(time.monotonic() - run.started)
+    if not stages:
+        return f"the untouched base, {elapsed}"
+    number = min(run.n_done + 1, len(stages))
+    return f"stage {number} of {len(stages)} ({stages[number - 1].influence}), {elapsed}: {run.proposal.recipe.label()}"

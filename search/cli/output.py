@@ -1,0 +1,44 @@
+"""What several commands share: words for amounts, and writing a file that the user named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from search.errors import StudyError
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `42 s`, `7 min`, `3.5 h`, `2.1 days`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def print_json(data: Any) -> None:
+    """Print data as one line of JSON on stdout."""
+    typer.echo(json.dumps(data, allow_nan=False))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file whole: beside it first, then renamed.
+
+    Raises:
+        StudyError: The place cannot be written to.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise StudyError(
+            f"{path}: cannot be written ({error.strerror}); name another place"
+        ) from None

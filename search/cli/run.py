@@ -1,0 +1,147 @@
+"""`apportion run` and `apportion resume`: search until the budget is met."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.check import checked_study
+from search.cli.output import print_json
+from search.errors import SpecError
+
+if TYPE_CHECKING:
+    from search.spec import BudgetSpec
+    from search.study import Study
+
+RUN_EXAMPLES = """\b
+Examples:
+  apportion run study.yaml
+  apportion run study.yaml --results /shared/results
+  apportion run study.yaml --json | tail -n 1"""
+RESUME_EXAMPLES = """\b
+Examples:
+  apportion resume results/inner_voice
+  apportion resume results/inner_voice --trials 40        # extend the budget
+  apportion resume results/inner_voice --wall-seconds 7200"""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, on stdout.")]
+
+
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file.", metavar="STUDY")],
+    results: Annotated[
+        Path, typer.Option("--results", help="Folder of all studies; this one gets its own inside.")
+    ] = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Start a study and run it until its budget is met. Interrupt it at any time; `resume` goes on.
+
+    Exit codes: 0 done; 1 more trials failed than allowed, or all of them; 2 bad input; 130 interrupted.
+    """
+    spec = checked_study(study).spec
+    from search.study import Study
+
+    _drive(Study.create(spec, study, results, _command()), as_json)
+
+
+def resume(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder such as results/<study>.", metavar="RESULTS")
+    ],
+    trials: Annotated[int | None, typer.Option(help="New total of trials.", min=1)] = None,
+    train_tokens: Annotated[
+        int | None, typer.Option(help="New total of training tokens.", min=1)
+    ] = None,
+    wall_seconds: Annotated[
+        float | None, typer.Option(help="New total of seconds, over all launches.", min=1)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a study that was interrupted or killed, or extend its budget.
+
+    Finished trials are kept and not trained again; trials that were in flight start again under their numbers.
+    """
+    from search.folders import StudyFolder
+    from search.study import Study
+
+    changes = {"trials": trials, "train_tokens": train_tokens, "wall_seconds": wall_seconds}
+    given = {name: value for name, value in changes.items() if value is not None}
+    budget = _extended(StudyFolder(folder).read_file().budget, given) if given else None
+    _drive(Study.open(folder, _command(), budget), as_json)
+
+
+def _extended(budget: BudgetSpec, given: dict[str, Any]) -> BudgetSpec:
+    for name, value in given.items():
+        before = getattr(budget, name)
+        if before is not None and value < before:
+            option = f"--{name.replace('_', '-')}"
+            raise SpecError(
+                f"{option}: {value} is below the {before} the study has; totals only grow"
+            )
+    return budget.model_copy(update=given)
+
+
+def _drive(study: Study, as_json: bool) -> None:
+    from rich.console import Console
+
+    from search.cli.live import Progress
+    from search.report.write import write_report
+    from search.runner.launch import run_study
+
+    console = Console(stderr=as_json)
+    ended = "interrupted"
+    try:
+        with Progress(study, console) as progress:
+            run_study(study, progress)
+        ended = study.stop_reason or "ended"
+    finally:
+        study.close(ended)
+        if study.folder.records():
+            report = write_report(study.folder.path)
+            _print_end(study, console, report, ended, as_json)
+    failed, finished = study.spent().failed_trials, study.spent().trials
+    allowed = study.budget.failed_trials
+    if failed and (
+        failed == finished or study.base_failed or (allowed is not None and failed > allowed)
+    ):
+        raise typer.Exit(1)
+
+
+def _print_end(study: Study, console: Any, report: Path, ended: str, as_json: bool) -> None:
+    from search.report.terminal import front_table
+    from search.report.view import load_view
+
+    view = load_view(study.folder.path)
+    spent = study.spent()
+    console.print(front_table(view, console.width))
+    console.print(f"ended: {ended}", highlight=False, markup=False, soft_wrap=True)
+    if ended == "interrupted":
+        command = f"apportion resume {shlex.quote(_near(study.folder.path))}"
+        console.print(f"go on with: {command}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {_near(report)}", highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        print_json(
+            {
+                "study": study.spec.name,
+                "ended": ended,
+                "trials": spent.trials,
+                "failed_trials": spent.failed_trials,
+                "train_tokens": spent.train_tokens,
+                "wall_seconds": round(spent.wall_seconds, 1),
+                "front": [trial.number for trial in view.front_trials],
+                "report": str(report),
+            }
+        )
+
+
+def _near(path: Path) -> str:
+    """Return a path as a person would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _command() -> str:
+    return shlex.join(["apportion", *sys.argv[1:]])

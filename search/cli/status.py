@@ -1,0 +1,169 @@
+"""`apportion status`, `apportion report` and `apportion show`: look at a study, running or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search.cli.output import duration, print_json
+from search.errors import StudyError
+from search.folders import StudyFolder
+from search.records import TrialRecord
+
+STATUS_EXAMPLES = """\b
+Examples:
+  apportion status results/inner_voice
+  apportion status results/inner_voice --json"""
+REPORT_EXAMPLES = """\b
+Examples:
+  apportion report results/inner_voice            # also while the study runs"""
+SHOW_EXAMPLES = """\b
+Examples:
+  apportion show results/inner_voice 7
+  apportion show results/inner_voice 7 --samples 5
+  apportion show results/inner_voice 7 --json"""
+
+Folder = Annotated[Path, typer.Argument(help="Folder such as results/<study>.", metavar="RESULTS")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Show how far a study is: trials by state, budget spent, the current front."""
+    from search.report.view import load_view
+
+    study = StudyFolder(folder)
+    file = study.read_file()
+    view = load_view(study.path)
+    states = {state: 0 for state in ("COMPLETE", "FAIL", "RUNNING")}
+    for trial in view.trials:
+        states[trial.state] += 1
+    tokens = sum(trial.trained_tokens for trial in view.trials)
+    seconds = sum(launch.wall_seconds for launch in file.launches)
+    budget = file.budget.model_dump(exclude_none=True)
+    front = [trial.number for trial in view.front_trials]
+    if as_json:
+        print_json(
+            {
+                "study": view.spec.name,
+                "trials": states,
+                "train_tokens": tokens,
+                "wall_seconds": seconds,
+                "budget": budget,
+                "front": front,
+                "ended": file.launches[-1].ended if file.launches else None,
+            }
+        )
+        return
+    from rich.console import Console
+
+    from search.report.terminal import front_table
+
+    console = Console()
+    ended = file.launches[-1].ended if file.launches else None
+    for line in (
+        f"study    {view.spec.name}",
+        f"trials   {states['COMPLETE']} complete, {states['FAIL']} failed, {states['RUNNING']} running or abandoned",
+        f"spent    {tokens:,} training tokens, {duration(seconds)}",
+        f"budget   {', '.join(f'{name} {value:,}' for name, value in budget.items())}",
+        f"state    {ended or 'running, or killed: `apportion resume` goes on'}",
+    ):
+        typer.echo(line)
+    if view.finished:
+        console.print(front_table(view, console.width))
+
+
+def report(folder: Folder) -> None:
+    """Write the report of a study anew from its stored trials: HTML, Markdown, CSV and PNG."""
+    from search.report.write import write_report
+
+    study = StudyFolder(folder)
+    study.read_file()
+    typer.echo(write_report(study.path))
+
+
+def show(
+    folder: Folder,
+    number: Annotated[int, typer.Argument(help="Number of the trial.", metavar="TRIAL", min=0)],
+    samples: Annotated[
+        int, typer.Option(help="Generations to show per evaluator.", min=0, max=1000)
+    ] = 2,
+    as_json: Json = False,
+) -> None:
+    """Show one trial: its stages, the scores after each, where the time went, and what the model wrote."""
+    study = StudyFolder(folder)
+    study.read_file()
+    record = study.trial(number).read_record()
+    if record is None:
+        numbers = [str(known.number) for known in study.records()]
+        raise StudyError(
+            f"{folder}: no trial {number}; known: {', '.join(numbers[-20:]) or 'none yet'}"
+        )
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    _print_trial(record)
+    _print_samples(study, record, samples)
+
+
+def _print_trial(record: TrialRecord) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.report.numbers import score_text
+
+    console = Console()
+    typer.echo(
+        f"trial    {record.number}, {record.state}{f': {record.reason}' if record.reason else ''}"
+    )
+    typer.echo(f"recipe   {record.recipe.label()}")
+    for position, stage in enumerate(record.stages, 1):
+        typer.echo(f"stage {position}  {_stage_line(stage.model_dump())}")
+    seconds = record.seconds
+    typer.echo(
+        f"seconds  load {seconds.load:.1f}, train {seconds.train:.1f}, "
+        f"evaluate {seconds.evaluate:.1f}, rest {seconds.rest:.1f}"
+    )
+    table = Table("score", box=None, pad_edge=False)
+    for boundary in record.boundaries:
+        place = "base" if not boundary.n_stages else f"after {boundary.n_stages}"
+        table.add_column(place, justify="right")
+    for position, score in enumerate(record.boundaries[0].scores if record.boundaries else ()):
+        table.add_row(
+            score.name, *(score_text(boundary.scores[position]) for boundary in record.boundaries)
+        )
+    for score in record.boundaries[-1].holdout if record.boundaries else ():
+        empty = [""] * (len(record.boundaries) - 1)
+        table.add_row(f"holdout {score.name}", *empty, score_text(score))
+    console.print(table)
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    decided = stage["stage"]
+    settings = ", ".join(
+        f"{name} {value}"
+        for name, value in {**decided["adapter"], **decided}.items()
+        if name in ("rank", "alpha", "targets", "layers", "learning_rate", "beta", "handoff")
+        and value is not None
+    )
+    passes = ", ".join(f"{name} x{n:.2f}" for name, n in stage["passes_by_source"].items())
+    return (
+        f"{decided['influence']}: {decided['method']} {decided['adapter']['kind']}, "
+        f"{stage['trained_tokens']:,} of {decided['dose_tokens']:,} tokens in {stage['n_steps']} steps, "
+        f"{settings}; passes {passes}"
+    )
+
+
+def _print_samples(study: StudyFolder, record: TrialRecord, n_samples: int) -> None:
+    if not record.boundaries:
+        return
+    n_stages = record.boundaries[-1].n_stages
+    shown: dict[str, int] = {}
+    for is_holdout in (False, True):
+        for item in study.trial(record.number).read_items(n_stages, is_holdout):
+            if item.output is None or shown.get(item.evaluator, 0) >= n_samples:
+                continue
+            shown[item.evaluator] = shown.get(item.evaluator, 0) + 1
+            # repr keeps control characters of untrusted text out of the terminal.
+            typer.echo(f"{item.evaluator}  {item.prompt!r}\n    {item.output!r}")

@@ -1,0 +1,1 @@
+"""The study that `make demo` runs: see README.md."""

@@ -1,0 +1,223 @@
+"""The folder of a study and of each trial: what is where, read and written whole. No torch, no Ray, no Optuna.
+
+results/<study>/
+  study.yaml     the study file as it was given, comments and all
+  study.json     a StudyFile: provenance, launches, budget as extended
+  study.db       Optuna's storage, unless the study names another
+  trials/<number>/...    see search.records
+  report/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from evaluators.scores import Item, Record
+from search.errors import StudyError
+from search.records import Proposal, TrialRecord
+from search.spec import BudgetSpec, StudySpec
+
+
+class Launch(Record):
+    """One run or resume of a study."""
+
+    command: str
+    """As typed."""
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_seconds: float = 0.0
+    """Seconds until the last thing that happened; kept up to date, so a killed launch counts too."""
+    ended: str | None = None
+    """How it ended; None while it runs or when it was killed."""
+
+
+class StudyFile(Record):
+    """What is known about a study beside its spec and its trials."""
+
+    root: str
+    """Folder of the study file it was made from; relative paths in study.yaml start there."""
+    created_at: str
+    """UTC, ISO 8601."""
+    study_hash: str
+    """SHA-256 of the resolved study, first 16 hex digits."""
+    budget: BudgetSpec
+    """The study's own, or as extended by resume."""
+    launches: tuple[Launch, ...] = ()
+    """In order."""
+    provenance: dict[str, Any] = Field(default={})
+    """Commit, versions, machine: see search.provenance."""
+
+
+class StudyFolder:
+    """Paths of one study's results, and reading and writing them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.study_yaml = self.path / "study.yaml"
+        self.study_json = self.path / "study.json"
+        self.database = self.path / "study.db"
+        self.trials = self.path / "trials"
+        self.report = self.path / "report"
+
+    def create(self, study_text: str, file: StudyFile) -> None:
+        """Make the folder.
+
+        Raises:
+            StudyError: It exists already.
+        """
+        if self.study_json.exists():
+            raise StudyError(
+                f"{self.path}: a study is there already; continue it with "
+                f"`apportion resume {_shown(self.path)}`, or give the new one another name"
+            )
+        self.trials.mkdir(parents=True, exist_ok=True)
+        write_whole(self.study_yaml, study_text)
+        self.write_file(file)
+
+    def read_file(self) -> StudyFile:
+        """Read study.json.
+
+        Raises:
+            StudyError: There is no study in this folder, or its file is not readable.
+        """
+        if not self.study_json.is_file():
+            raise StudyError(
+                f"{_shown(self.path)}: no study here (study.json is missing); "
+                "give a folder such as results/<study>"
+            )
+        try:
+            return StudyFile.model_validate_json(self.study_json.read_text())
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise StudyError(
+                f"{self.study_json}: not a study file of this version; restore it from a copy"
+            ) from error
+
+    def write_file(self, file: StudyFile) -> None:
+        """Write study.json whole."""
+        write_whole(self.study_json, file.model_dump_json(indent=2) + "\n")
+
+    def trial(self, number: int) -> TrialFolder:
+        """Return the folder of one trial; it need not exist yet."""
+        return TrialFolder(self.trials / f"{number:04d}")
+
+    def records(self) -> list[TrialRecord]:
+        """Return the records of all trials that have one, by number."""
+        numbers = sorted(
+            int(path.name) for path in self.trials.glob("[0-9]*") if path.name.isdigit()
+        )
+        found = (self.trial(number).read_record() for number in numbers)
+        return [record for record in found if record is not None]
+
+
+class TrialFolder:
+    """Paths of one trial's results, and reading and writing them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "trial.json"
+        self.recipe = path / "recipe.yaml"
+        self.traceback = path / "traceback.txt"
+
+    def clear(self) -> None:
+        """Remove what an interrupted attempt left behind, and make the folder."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+    def write_record(self, record: TrialRecord) -> None:
+        """Write trial.json whole."""
+        write_whole(self.record, record.model_dump_json(indent=1) + "\n")
+
+    def read_record(self) -> TrialRecord | None:
+        """Return the record, or None if the trial has none yet.
+
+        Raises:
+            StudyError: The file is damaged.
+        """
+        if not self.record.is_file():
+            return None
+        try:
+            return TrialRecord.model_validate_json(self.record.read_text())
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise StudyError(
+                f"{self.record}: damaged; remove its folder to train the trial again"
+            ) from error
+
+    def items_file(self, n_stages: int, holdout: bool) -> Path:
+        """Return the file of per-item values at a boundary."""
+        name = "holdout.jsonl" if holdout else "items.jsonl"
+        return self.path / "boundaries" / str(n_stages) / name
+
+    def write_items(self, n_stages: int, holdout: bool, items: Iterable[Item]) -> None:
+        """Write the items of one boundary whole, one a line."""
+        path = self.items_file(n_stages, holdout)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(item.model_dump_json() + "\n" for item in items))
+
+    def read_items(self, n_stages: int, holdout: bool) -> Iterator[Item]:
+        """Yield the items of one boundary; none if they were not written."""
+        path = self.items_file(n_stages, holdout)
+        if path.is_file():
+            with path.open() as lines:
+                for line in lines:
+                    yield Item.model_validate_json(line)
+
+
+def write_failure(
+    folder: TrialFolder, proposal: Proposal, spec: StudySpec, reason: str
+) -> TrialRecord:
+    """Record that a trial failed outside its stages, keeping what its folder has."""
+    record = folder.read_record() or TrialRecord(
+        number=proposal.number,
+        state="RUNNING",
+        params=proposal.params,
+        recipe=proposal.recipe,
+        baseline=proposal.baseline,
+        seed=spec.sampler.seed,
+        started_at=utc_now(),
+    )
+    record = record.model_copy(update={"state": "FAIL", "reason": reason, "finished_at": utc_now()})
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_record(record)
+    return record
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that readers see the old text or the new one, never a part; safe against a crash."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def utc_now() -> str:
+    """Return the time in UTC, ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def to_json(data: Any) -> str:
+    """Return JSON for machines: sorted keys, no NaN."""
+    return json.dumps(data, sort_keys=True, allow_nan=False)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a person would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,160 @@
+"""What a study would try and cost, before it runs: sampled recipes, doses and estimated time. No torch, no Optuna."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from search.records import TrialRecord
+from search.spec import StudySpec
+from spaces.recipe import Recipe, Stage
+from spaces.space import Space
+
+N_SAMPLED = 200
+"""Recipes behind the mean cost of a trial."""
+
+
+class Kind(NamedTuple):
+    """What the speed of training depends on most."""
+
+    method: str
+    adapter: str
+
+
+ROUGH_TOKENS_PER_SECOND = {
+    Kind("sft", "lora"): 290.0,
+    Kind("sft", "full"): 200.0,
+    Kind("dpo", "lora"): 220.0,
+    Kind("dpo", "full"): 150.0,
+}
+"""A 135M model on two CPU cores, short rows; DPO also computes the reference."""
+ROUGH_EVALUATE_SECONDS = 10.0
+ROUGH_REST_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast trials go on a machine."""
+
+    tokens_per_second: dict[Kind, float]
+    """Training speed by method and adapter, set-up of the stage included."""
+    evaluate_seconds: float
+    """Suite at one boundary."""
+    rest_seconds: float
+    """Per trial: loading the base, records."""
+    n_measured: dict[Kind, int]
+    """Stages behind each speed; a kind that is not here has the rough default."""
+
+    def stage_seconds(self, stage: Stage) -> float:
+        """Return the estimated seconds of training one stage."""
+        return stage.dose_tokens / self.tokens_per_second[_kind(stage)]
+
+    def recipe_seconds(self, recipe: Recipe) -> float:
+        """Return the estimated seconds of one trial, evaluation after each stage included."""
+        trained = sum(self.stage_seconds(stage) for stage in recipe.stages)
+        return trained + len(recipe.stages) * self.evaluate_seconds + self.rest_seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would try and cost."""
+
+    n_orders: int
+    """Legal sequences of influences, the empty one left out."""
+    n_parameters: int
+    """Values that vary, the order left out."""
+    recipes: tuple[Recipe, ...]
+    """A few that the space allows, drawn at random."""
+    speeds: Speeds
+    """Behind all seconds."""
+    tokens_per_trial: float
+    """Mean over sampled recipes."""
+    seconds_per_trial: float
+    """Mean over sampled recipes."""
+    n_trials: int
+    """Trials until the budget ends."""
+    ends_by: str
+    """The part of the budget that ends first."""
+    train_tokens: float
+    """Tokens of the whole budget."""
+    wall_seconds: float
+    """Seconds of the whole budget, with concurrent trials at full speed."""
+
+
+def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Plan:
+    """Return the plan of a study.
+
+    Args:
+        spec: A study without errors.
+        speeds: From `measured_speeds`.
+        n_recipes: Recipes to show.
+        seed: Of the drawn recipes.
+    """
+    space = Space(spec.influences, spec.order)
+    n_sampled = max(N_SAMPLED, n_recipes)
+    sampled = [space.decode(space.sample(seed + draw)) for draw in range(n_sampled)]
+    tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in sampled)
+    seconds = fmean(speeds.recipe_seconds(recipe) for recipe in sampled)
+    n_trials, ends_by = _affordable_trials(spec, tokens, seconds)
+    return Plan(
+        n_orders=space.rules.n_sequences(),
+        n_parameters=len(space.parameters()),
+        recipes=tuple(sampled[:n_recipes]),
+        speeds=speeds,
+        tokens_per_trial=tokens,
+        seconds_per_trial=seconds,
+        n_trials=n_trials,
+        ends_by=ends_by,
+        train_tokens=n_trials * tokens,
+        wall_seconds=n_trials * seconds / min(n_trials, spec.compute.concurrent_trials),
+    )
+
+
+def measured_speeds(records: Iterable[TrialRecord]) -> Speeds:
+    """Return speeds from finished stages, and the rough defaults for kinds of stages that never ran.
+
+    Args:
+        records: Trials of this study or of one like it; may be none.
+    """
+    tokens: dict[Kind, int] = defaultdict(int)
+    seconds: dict[Kind, float] = defaultdict(float)
+    n_measured: dict[Kind, int] = defaultdict(int)
+    evaluations: list[float] = []
+    rests: list[float] = []
+    for record in records:
+        for stage in record.stages:
+            kind = _kind(stage.stage)
+            tokens[kind] += stage.trained_tokens
+            seconds[kind] += stage.train_seconds + stage.setup_seconds
+            n_measured[kind] += 1
+        evaluations += [b.evaluate_seconds for b in record.boundaries if b.n_stages]
+        if record.state == "COMPLETE":
+            rests.append(record.seconds.load)
+    measured = {kind: tokens[kind] / seconds[kind] for kind in tokens if seconds[kind] > 0}
+    return Speeds(
+        tokens_per_second={**ROUGH_TOKENS_PER_SECOND, **measured},
+        evaluate_seconds=fmean(evaluations) if evaluations else ROUGH_EVALUATE_SECONDS,
+        rest_seconds=fmean(rests) if rests else ROUGH_REST_SECONDS,
+        n_measured=dict(n_measured),
+    )
+
+
+def _affordable_trials(spec: StudySpec, tokens: float, seconds: float) -> tuple[int, str]:
+    """Return how many mean trials the budget pays, and which part of it ends first."""
+    budget = spec.budget
+    limits: dict[str, float] = {}
+    if budget.trials is not None:
+        limits["trials"] = budget.trials
+    if budget.train_tokens is not None:
+        limits["train_tokens"] = budget.train_tokens / tokens
+    if budget.wall_seconds is not None:
+        limits["wall_seconds"] = budget.wall_seconds * spec.compute.concurrent_trials / seconds
+    first = min(limits, key=lambda name: limits[name])
+    return max(1, round(limits[first])), first
+
+
+def _kind(stage: Stage) -> Kind:
+    return Kind(stage.method, stage.adapter.kind)

@@ -1,0 +1,92 @@
+"""trials.csv and front.csv: one row per trial, missing values as empty cells. RFC 4180, UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from evaluators.scores import Score
+from search.records import TrialRecord
+from search.report.view import StudyView, holdout_scores
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""Spreadsheets take text that starts so for a formula; such cells get a leading apostrophe."""
+
+Cell = str | int | float | None
+
+
+def trials_csv(view: StudyView) -> str:
+    """Return the table of all trials, by number."""
+    return _csv(view, view.trials)
+
+
+def front_csv(view: StudyView) -> str:
+    """Return the table of the front, best in the first objective first."""
+    return _csv(view, view.front_trials)
+
+
+def _csv(view: StudyView, trials: Sequence[TrialRecord]) -> str:
+    names = sorted({name for trial in view.trials for name in trial.params})
+    rows = [_row(view, trial, names) for trial in trials]
+    header = list(_row(view, view.trials[0], names)) if view.trials else ["number"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([_safe(name) for name in header])
+    writer.writerows([_safe(cell) for cell in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def _row(view: StudyView, trial: TrialRecord, param_names: Sequence[str]) -> dict[str, Cell]:
+    row: dict[str, Cell] = {
+        "number": trial.number,
+        "state": trial.state,
+        "reason": trial.reason,
+        "baseline": trial.baseline,
+        "recipe": trial.recipe.label(),
+        "order": trial.recipe.order_label(),
+        "on_front": _flag(trial.number in view.front),
+        "is_feasible": _flag(trial.number in view.feasible) if trial.state == "COMPLETE" else None,
+        "is_knee": _flag(trial.number == view.knee),
+    }
+    final, holdout = trial.final_scores, holdout_scores(trial)
+    # A failed trial's scores are those of the model after its last finished stage, as `n_stages_scored` says.
+    row["n_stages_scored"] = trial.boundaries[-1].n_stages if trial.boundaries else None
+    for infos, scores in ((view.suite, final), (view.holdout, holdout)):
+        for info in infos:
+            row |= _score_cells(info.name, scores.get(info.name))
+    row |= {
+        "dose_tokens": sum(stage.dose_tokens for stage in trial.recipe.stages),
+        "trained_tokens": trial.trained_tokens,
+        "load_seconds": trial.seconds.load,
+        "train_seconds": trial.seconds.train,
+        "evaluate_seconds": trial.seconds.evaluate,
+        "rest_seconds": trial.seconds.rest,
+        "seed": trial.seed,
+        "device": trial.device,
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+    }
+    return row | {f"params.{name}": _param(trial.params.get(name)) for name in param_names}
+
+
+def _score_cells(name: str, score: Score | None) -> dict[str, Cell]:
+    if score is None:
+        return {name: None, f"{name}_stderr": None}
+    return {name: score.value, f"{name}_stderr": score.stderr}
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _param(value: float | int | str | bool | None) -> Cell:
+    return _flag(value) if isinstance(value, bool) else value
+
+
+def _safe(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+    return repr(cell)

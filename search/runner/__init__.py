@@ -1,0 +1,1 @@
+"""Ray Tune: placement, concurrency and the searcher. The only place that imports ray."""

@@ -1,0 +1,27 @@
+"""Passes what Ray Tune tells its callbacks on to a Watcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from search.runner.launch import Watcher
+from search.runner.searcher import NUMBER
+
+
+class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Tells a Watcher about finished stages and the passing of time."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Report a finished stage."""
+        self._watcher.stage_done(trial.config[NUMBER], result["n_boundaries"])
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Report that time went by."""
+        self._watcher.tick()

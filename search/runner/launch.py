@@ -1,0 +1,122 @@
+"""Launch a study on Ray: start or join a cluster, place trials, drive Tune until the budget is met."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from search.records import Proposal, TrialRecord
+from search.spec import ComputeSpec
+from search.study import Study
+
+
+class Watcher(Protocol):
+    """Who is told what happens while a study runs."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Take note of a trial that starts."""
+        ...
+
+    def stage_done(self, number: int, n_boundaries: int) -> None:
+        """Take note of a stage that was trained and scored."""
+        ...
+
+    def finished(self, record: TrialRecord) -> None:
+        """Take note of a trial that ended."""
+        ...
+
+    def tick(self) -> None:
+        """Take note that time went by; called often."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended."""
+
+    stop_reason: str
+    """Why no further trial was started."""
+
+
+def run_study(study: Study, watcher: Watcher) -> Outcome:
+    """Run a study until its budget is met; KeyboardInterrupt leaves it resumable.
+
+    Trials that run when Ray is stopped stay RUNNING in the storage; the next launch adopts them.
+    """
+    compute = study.spec.compute
+    _prepare_environment(compute)
+    import ray
+    from ray import tune
+
+    from search.runner.callback import WatchCallback
+    from search.runner.searcher import StudySearcher
+    from search.runner.trainable import RecipeTrainable
+
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="apportion-tune-") as scratch:
+            trainable = tune.with_parameters(
+                RecipeTrainable,
+                spec=study.spec,
+                root=str(study.root),
+                folder=str(study.folder.path),
+            )
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, _resources(compute, ray.cluster_resources())),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearcher(study, watcher.started, watcher.finished),
+                    num_samples=-1,
+                    max_concurrent_trials=compute.concurrent_trials,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name=study.spec.name,
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[WatchCallback(watcher)],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            )
+            tuner.fit()
+    finally:
+        ray.shutdown()
+    return Outcome(study.stop_reason or "no reason recorded")
+
+
+def _prepare_environment(compute: ComputeSpec) -> None:
+    """Set what Ray and torch read from the environment; workers inherit it."""
+    # Spinning threads of two processes on a busy machine slow each other down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = str(compute.threads_per_trial)
+    # Ray runs workers at nice 15, behind everything else on the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if compute.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Ray's control service listens on every interface; without a token anyone who reaches it could run code.
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _resources(compute: ComputeSpec, cluster: dict[str, Any]) -> dict[str, float]:
+    """Return what Ray reserves for a trial; a GPU only where the cluster has one and the study wants it."""
+    resources = {"cpu": compute.cpus_per_trial}
+    if compute.device == "cuda" or (compute.device == "auto" and cluster.get("GPU", 0) > 0):
+        resources["gpu"] = compute.gpus_per_trial
+    return resources

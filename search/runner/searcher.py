@@ -1,0 +1,67 @@
+"""The searcher that feeds Ray Tune from a Study: ask, tell, and end when the budget is met.
+
+Ray's own experiment state is disposable, so saving and restoring a searcher does nothing; the study's storage is the
+truth. `ray.tune.search.optuna.OptunaSearch` cannot be used: with several objectives it leaves failed trials RUNNING for
+good, tells infinities as complete, and queues baselines twice when it is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.folders import StudyFolder
+from search.records import Proposal, TrialRecord
+from search.study import Study
+
+NUMBER, PROPOSAL = "number", "proposal"
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Ray Tune's view of a Study."""
+
+    def __init__(
+        self,
+        study: Study,
+        on_start: Callable[[Proposal], None],
+        on_finish: Callable[[TrialRecord], None],
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self._study = study
+        self._on_start = on_start
+        self._on_finish = on_finish
+        self._proposals: dict[str, Proposal] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the config of the next Ray trial, or FINISHED once no further one may start."""
+        proposal = self._study.next()
+        if proposal is None:
+            return str(Searcher.FINISHED)
+        self._proposals[trial_id] = proposal
+        self._on_start(proposal)
+        return {NUMBER: proposal.number, PROPOSAL: proposal}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Take a finished trial's record from its folder into the study."""
+        proposal = self._proposals.pop(trial_id)
+        record = self._folder().trial(proposal.number).read_record()
+        if record is None or record.state == "RUNNING":
+            record = self._study.fail(
+                proposal, "the worker process died; see Ray's log for the cause"
+            )
+        else:
+            record = self._study.finish(record)
+        self._on_finish(record)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the study's storage is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the study's storage is the truth."""
+
+    def _folder(self) -> StudyFolder:
+        return self._study.folder

@@ -1,0 +1,1 @@
+"""Optuna samplers, ask and tell, budget and resume."""

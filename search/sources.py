@@ -1,0 +1,228 @@
+"""Read sources: files, folders and hub datasets become lists of checked rows with a content hash. No torch.
+
+Source.content_hash is taken over the rows and the format, not over the file's bytes: the same rows as .jsonl and as
+.parquet have the same hash, and so the same trained models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from search.errors import DataError
+from search.messages import one_line, value_text
+from search.rows import Row, RowError, checked_row, is_usable
+
+if TYPE_CHECKING:
+    from search.spec import SourceSpec
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+"""Longest line of a .jsonl file in bytes; longer ones are no rows but a whole file in one line."""
+
+Located = tuple[str, object]
+"""Where a row is (file and line, or file and row number) and the row as it was read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset, read and checked."""
+
+    name: str
+    """As in the study."""
+    format: str
+    """As in the study."""
+    rows: list[Row] = field(repr=False)
+    """At least one; nulls are left out, and preference pairs have a prompt."""
+    content_hash: str
+    """Hex SHA-256 of format and rows."""
+    n_skipped: int = 0
+    """Pairs left out because both answers are equal."""
+
+
+def read_source(name: str, spec: SourceSpec, root: Path) -> Source:
+    """Read a source and check each row against its format.
+
+    Args:
+        name: Its name in the study.
+        spec: Where it is and what it holds.
+        root: Folder of the study file; paths start there.
+
+    Raises:
+        DataError: It cannot be read, holds no rows, or a row does not have the format; one line with file, line (row,
+            for files without lines), field, value and remedy.
+    """
+    located = _hub_rows(name, spec) if spec.hub is not None else _local_rows(name, spec, root)
+    rows: list[Row] = []
+    n_skipped = 0
+    digest = hashlib.sha256(spec.format.encode())
+    for where, raw in islice(located, spec.limit):
+        try:
+            row = checked_row(raw, spec.format)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from None
+        if not is_usable(row, spec.format):
+            n_skipped += 1
+            continue
+        rows.append(row)
+        digest.update(b"\n" + json.dumps(row, sort_keys=True, separators=(",", ":")).encode())
+    if not rows:
+        what = "only pairs of equal answers" if n_skipped else "no rows"
+        raise DataError(f"{_origin(spec, root)}: holds {what}; add rows or remove sources.{name}")
+    return Source(name, spec.format, rows, digest.hexdigest(), n_skipped)
+
+
+def _origin(spec: SourceSpec, root: Path) -> str:
+    return spec.hub if spec.hub is not None else str(root / (spec.path or ""))
+
+
+def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Located]:
+    path = root / (spec.path or "")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file; correct sources.{name}.path or make it")
+    if path.is_dir():
+        return _saved_rows(name, spec, path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        kinds = ", ".join(_READERS)
+        raise DataError(
+            f"{path}: {path.suffix or 'no ending'} is not known; use {kinds} or a datasets folder"
+        )
+    return _guarded(path, reader)
+
+
+def _guarded(path: Path, reader: Callable[[Path], Iterator[Located]]) -> Iterator[Located]:
+    try:
+        yield from reader(path)
+    except OSError as error:
+        reason = one_line(error.strerror or str(error))
+        raise DataError(f"{path}: cannot be read ({reason}); fix the file") from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[Located]:
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE_BYTES:
+                mib = MAX_LINE_BYTES // 2**20
+                raise DataError(f"{where}: is longer than {mib} MiB; write one row a line")
+            text = _decoded(line, where).strip(" \t\r\n")
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            if text:
+                yield where, _parsed(text, where)
+
+
+def _json_rows(path: Path) -> Iterator[Located]:
+    data = _parsed(_decoded(path.read_bytes(), str(path)).removeprefix("\ufeff"), str(path))
+    if not isinstance(data, list):
+        raise DataError(f"{path}: holds no list of rows; write [{{...}}, ...] or use .jsonl")
+    for number, row in enumerate(data, 1):
+        yield f"{path}: row {number}", row
+
+
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", row
+    except pa.ArrowException as error:
+        reason = one_line(str(error))[:120]
+        raise DataError(
+            f"{path}: is not a readable parquet file ({reason}); write it anew"
+        ) from None
+
+
+_READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}
+
+
+def _saved_rows(name: str, spec: SourceSpec, path: Path) -> Iterator[Located]:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: is not a folder written by datasets.save_to_disk "
+            f"({one_line(str(error))[:120]}); name a file or such a folder"
+        ) from None
+    for number, row in enumerate(_one_split(found, name, spec, str(path)), 1):
+        yield f"{path}: row {number}", row
+
+
+def _hub_rows(name: str, spec: SourceSpec) -> Iterator[Located]:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(
+            spec.hub, name=spec.subset, split=spec.split, revision=spec.revision
+        )
+    except Exception as error:  # The hub client raises what its transports raise: no common base.
+        reason = one_line(str(error))[:200]
+        raise DataError(
+            f"{spec.hub}: cannot be loaded from the hub ({type(error).__name__}: {reason}); "
+            f"check sources.{name} (hub, subset, split, revision) and the network"
+        ) from None
+    for number, row in enumerate(_one_split(found, name, spec, str(spec.hub)), 1):
+        yield f"{spec.hub}: row {number}", row
+
+
+def _one_split(found: Any, name: str, spec: SourceSpec, origin: str) -> Any:
+    if not isinstance(found, dict):
+        return found
+    splits = list(found)
+    if spec.split is None and len(splits) == 1:
+        return found[splits[0]]
+    if spec.split not in splits:
+        asked = "several splits" if spec.split is None else f"no split {value_text(spec.split)}"
+        raise DataError(f"{origin}: has {asked}; set sources.{name}.split to {' or '.join(splits)}")
+    return found[spec.split]
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte, position = raw[error.start], error.start + 1
+        raise DataError(
+            f"{where}: byte {position} (0x{byte:02x}) is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def _parsed(text: str, where: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if error.lineno > 1 else ""
+        raise DataError(
+            f"{where}: is not JSON at column {error.colno}{line} ({error.msg}); mend it there"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{where}: is nested too deeply; flatten it") from None
+    except ValueError as error:
+        raise DataError(f"{where}: is not JSON ({one_line(str(error))[:120]}); mend it") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {value_text(twice)} is there twice")
+    return row

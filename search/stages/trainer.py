@@ -1,0 +1,352 @@
+"""TRL's trainers, fed with a stage's own batches: what TRL computes stays TRL's, what and how much it trains on is ours.
+
+A trainer lives for one stage. It differs from TRL's in four points: batches come tokenised and in plan order; the
+vocabulary head sees only scored tokens (`head.py`); one call of `training_step` is a whole optimizer step, whose loss is
+the mean over all its loss tokens (pairs) however it is split; and it is split further when memory runs out.
+
+Why TRL's trainers and not a loop of our own: on the same batches the loop was no faster, losses were equal bit for bit, and
+building a trainer takes 0.05 s (results/notes_trainer.md, tests/benchmarks/bench_stages.py).
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import trl.trainer.dpo_trainer
+from datasets import Dataset
+from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from search.errors import StageError
+from search.spec import TrainingSpec
+from search.stages.head import install_head
+from search.stages.model_ref import ModelRef
+from search.stages.tokens import IGNORED
+
+TokenRow = dict[str, Any]
+Batch = Sequence[TokenRow]
+Result = TypeVar("Result")
+
+
+@dataclass
+class Memory:
+    """How many rows fit into one forward pass; shared by all passes of a stage."""
+
+    micro_batch_rows: int
+    """Rows per forward pass now."""
+    n_oom_halvings: int = 0
+    """How often memory ran out."""
+
+    def halve(self) -> None:
+        """Go on with half the rows.
+
+        Raises:
+            StageError: One row is too much already.
+        """
+        if self.micro_batch_rows == 1:
+            raise StageError(
+                "memory ran out with one row per forward pass; lower max_length, set "
+                "gradient_checkpointing, or train fewer weights"
+            )
+        self.micro_batch_rows //= 2
+        self.n_oom_halvings += 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def retried(self, attempt: Callable[[], Result], undo: Callable[[], None]) -> Result:
+        """Return what `attempt` returns, tried again with fewer rows each time memory runs out.
+
+        Args:
+            attempt: Does the work in passes of `micro_batch_rows`.
+            undo: Brings everything back to where `attempt` began.
+        """
+        while True:
+            try:
+                return attempt()
+            except torch.OutOfMemoryError:
+                pass  # Only outside this block are the frames gone that hold the tensors.
+            undo()
+            self.halve()
+
+
+class _StageTrainer:
+    """What the SFT and the DPO trainer have in common; goes before TRL's class in the bases."""
+
+    def start(self, batches: Sequence[Batch], memory: Memory, layer_dropout: bool) -> None:
+        """Set what TRL's constructor does not take; call once after it.
+
+        Args:
+            batches: Tokenised rows, one batch per optimizer step.
+            memory: Rows per forward pass.
+            layer_dropout: Whether the model's own dropout is on; an adapter's always is.
+        """
+        self.batches = batches
+        self.memory = memory
+        self.layer_dropout = layer_dropout
+        self.losses: list[float] = []
+        trainer: Any = self
+        self.stage_model: Any = trainer.model
+        # On GPUs TRL's head is as frugal and needs less memory, but it does not see adapters on the head.
+        if not torch.cuda.is_available() or hasattr(
+            self.stage_model.get_output_embeddings(), "lora_A"
+        ):
+            install_head(self.stage_model)
+        # It collects garbage, which takes half a second in a process with all libraries loaded; a new trainer has none.
+        trainer.accelerator.free_memory = lambda *objects: objects
+
+    def get_train_dataloader(self) -> Sequence[Batch]:
+        """Return the batches; the Trainer only iterates over them."""
+        return self.batches
+
+    def get_batch_samples(
+        self, batches: Iterator[Batch], n_batches: int, device: object
+    ) -> tuple[list[Batch], None]:
+        """Return the next batches; their loss tokens are counted in `training_step`."""
+        return [next(batches) for _ in range(n_batches)], None
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Return 0: nobody reads the Trainer's estimate."""
+        return 0
+
+    def log(self, *args: object, **kwargs: object) -> None:
+        """Write nothing; losses are in `losses`."""
+
+    def training_step(self, model: Any, inputs: Batch, *_: object, **__: object) -> Tensor:
+        """Compute loss and gradients of one optimizer step.
+
+        Raises:
+            StageError: The loss is not finite, or memory runs out with a single row.
+        """
+        model.train()
+        if not self.layer_dropout:
+            _stop_layer_dropout(model)
+        randomness = _randomness()
+
+        def undo() -> None:
+            model.zero_grad(set_to_none=True)
+            _restore_randomness(randomness)
+
+        loss = self.memory.retried(lambda: self._accumulate(model, inputs), undo)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise StageError(
+                f"the loss is {value} at step {len(self.losses) + 1} of {len(self.batches)}; "
+                "a lower learning rate may help"
+            )
+        self.losses.append(value)
+        return loss
+
+    def _accumulate(self, model: Any, batch: Batch) -> Tensor:
+        trainer: Any = self
+        n_loss_tokens = sum(_n_loss_tokens(row) for row in batch)
+        total = torch.zeros((), device=trainer.args.device)
+        for rows in _parts(batch, self.memory.micro_batch_rows):
+            inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+            loss = trainer.compute_loss(model, inputs, num_items_in_batch=n_loss_tokens)
+            # SFT losses are sums over the part divided by the tokens of the batch; DPO's are means over the part.
+            if n_loss_tokens == 0:
+                loss = loss * (len(rows) / len(batch))
+            trainer.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+
+class StageSft(_StageTrainer, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer on given batches."""
+
+
+class StageDpo(_StageTrainer, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPOTrainer on given batches, with reference log-probabilities computed before the first step."""
+
+    def _prepare_dataset(self, dataset: Any, *_: object, **__: object) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *_: object, **__: object) -> Any:
+        return dataset
+
+    def add_reference(self) -> None:
+        """Add `ref_chosen_logps` and `ref_rejected_logps` to the rows: the model as it is now is the reference.
+
+        Rows go through in training order, so the first step sees the very numbers it starts from.
+        """
+        self.stage_model.eval()
+        rows = list({id(row): row for batch in self.batches for row in batch}.values())
+        for batch in _parts(rows, max(len(batch) for batch in self.batches)):
+            chosen, rejected = self.memory.retried(
+                lambda batch=batch: self._reference(batch),  # type: ignore[misc]
+                lambda: None,
+            )
+            for row, chosen_logp, rejected_logp in zip(batch, chosen, rejected, strict=True):
+                row["ref_chosen_logps"] = chosen_logp
+                row["ref_rejected_logps"] = rejected_logp
+
+    def _reference(self, batch: Batch) -> tuple[list[float], list[float]]:
+        chosen: list[float] = []
+        rejected: list[float] = []
+        for rows in _parts(batch, self.memory.micro_batch_rows):
+            inputs = self._prepare_inputs(self.data_collator(rows))
+            logps = self.compute_ref_log_probs(self.stage_model, inputs)
+            chosen += logps[0].float().tolist()
+            rejected += logps[1].float().tolist()
+        return chosen, rejected
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a trainer is built from."""
+
+    ref: ModelRef
+    training: TrainingSpec
+    batches: Sequence[Batch]
+    optimizers: tuple[Any, Any]
+    memory: Memory
+    seed: int
+    folder: Path
+    """TRL demands one; nothing is written into it."""
+
+
+@contextmanager
+def sft_trainer(setting: Setting) -> Iterator[StageSft]:
+    """Give a trainer whose `train()` trains the stage; afterwards the model is free of it."""
+    sample = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+    with _untouched(setting.ref.model):
+        arguments = _arguments(
+            SFTConfig, setting, dataset_kwargs={"skip_prepare_dataset": True}
+        )
+        trainer = StageSft(
+            model=setting.ref.model,
+            args=arguments,
+            train_dataset=sample,
+            processing_class=setting.ref.tokenizer,
+            optimizers=setting.optimizers,
+        )
+        trainer.start(setting.batches, setting.memory, layer_dropout=True)
+        yield trainer
+        _release(trainer)
+
+
+@contextmanager
+def dpo_trainer(setting: Setting, beta: float) -> Iterator[StageDpo]:
+    """Give a trainer like `sft_trainer`; call `add_reference()` before `train()`."""
+    sample = Dataset.from_dict(dict.fromkeys(("prompt_ids", "chosen_ids", "rejected_ids"), [[0]]))
+    with _untouched(setting.ref.model), _no_model_hash():
+        arguments = _arguments(
+            DPOConfig,
+            setting,
+            beta=beta,
+            loss_type=["sigmoid"],
+            precompute_ref_log_probs=True,
+            disable_dropout=False,
+        )
+        trainer = StageDpo(
+            model=setting.ref.model,
+            args=arguments,
+            train_dataset=sample,
+            processing_class=setting.ref.tokenizer,
+            optimizers=setting.optimizers,
+        )
+        trainer.start(setting.batches, setting.memory, layer_dropout=False)
+        yield trainer
+        _release(trainer)
+
+
+def _arguments(config: Any, setting: Setting, **more: object) -> Any:
+    arguments = config(
+        output_dir=str(setting.folder),
+        use_cpu=setting.ref.device == "cpu",
+        bf16=setting.ref.precision == "bfloat16",
+        per_device_train_batch_size=setting.training.rows_per_step,
+        max_steps=len(setting.batches),
+        max_grad_norm=setting.training.max_grad_norm,
+        seed=setting.seed,
+        max_length=None,
+        # Switched on by hand around the stage, so that it is off again afterwards.
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        **more,
+    )
+    # A stage owns one device; with several visible the Trainer would copy the model to all.
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1
+    return arguments
+
+
+@contextmanager
+def _untouched(model: PreTrainedModel) -> Iterator[None]:
+    """Undo what trainers leave on a model: patched forwards, tags, and settings in its configurations."""
+    holders = [model, model.config, model.generation_config]
+    before = [dict(vars(holder)) for holder in holders if holder is not None]
+    try:
+        yield
+    finally:
+        for holder, attributes in zip(holders, before, strict=False):
+            vars(holder).clear()
+            vars(holder).update(attributes)
+
+
+@contextmanager
+def _no_model_hash() -> Iterator[None]:
+    """Keep TRL from hashing all weights, which names a cache of reference log-probabilities that stages do not use."""
+    module: Any = trl.trainer.dpo_trainer
+    original = getattr(module, "hash_module", None)
+    if original is not None:
+        module.hash_module = lambda model: ""
+    try:
+        yield
+    finally:
+        if original is not None:
+            module.hash_module = original
+
+
+def _release(trainer: Any) -> None:
+    """Free the optimizer's memory at once: trainer and accelerator refer to each other, so they wait for the collector."""
+    trainer.optimizer.state.clear()
+    trainer.optimizer.param_groups.clear()
+
+
+def _stop_layer_dropout(model: Any) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout" not in name:
+            module.eval()
+
+
+def _n_loss_tokens(row: TokenRow) -> int:
+    """Return the tokens of an SFT row that enter the loss; the first is never predicted. 0 for a pair."""
+    return sum(label != IGNORED for label in row.get("labels", ())[1:])
+
+
+def _parts(rows: Batch, n_rows: int) -> Iterator[Batch]:
+    for start in range(0, len(rows), n_rows):
+        yield rows[start : start + n_rows]
+
+
+def _randomness() -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return torch.get_rng_state(), cuda
+
+
+def _restore_randomness(state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="apportion-") as folder:
+        yield Path(folder)

@@ -1,0 +1,76 @@
+"""Optuna's storage: opening it with errors a person can act on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from evaluators.scores import Direction
+from search.errors import StudyError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_OPTUNA_DIRECTIONS = {"maximise": "maximize", "minimise": "minimize"}
+
+
+def database_url(storage: str | None, database: Path) -> str:
+    """Return the url of a study's storage: the one it names, else SQLite in its folder."""
+    return storage or f"sqlite:///{database}"
+
+
+def open_study(
+    url: str, name: str, objectives: Mapping[str, Direction], create: bool
+) -> optuna.Study:
+    """Create or load the Optuna study `name`.
+
+    Args:
+        url: Of an RDB, as SQLAlchemy writes it.
+        name: Of the study.
+        objectives: Score to direction; used when creating.
+        create: False loads.
+
+    Raises:
+        StudyError: The storage cannot be opened, the study is there already (create) or is not (load).
+    """
+    try:
+        storage = RDBStorage(url)
+        if create:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=[_OPTUNA_DIRECTIONS[d] for d in objectives.values()],
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(objectives))
+            return study
+        return optuna.load_study(storage=storage, study_name=name)
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise StudyError(
+            f"{_without_password(url)}: a study named {name!r} is in this storage already; "
+            "resume it or choose another name"
+        ) from error
+    except KeyError as error:
+        raise StudyError(
+            f"{_without_password(url)}: no study named {name!r} in this storage; "
+            "check `name` and `storage`"
+        ) from error
+    except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(
+            f"{_without_password(url)}: the storage cannot be opened ({reason}); "
+            "check the url, the driver package and the server"
+        ) from error
+
+
+def _without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "storage"

@@ -1,0 +1,242 @@
+"""Study: one search with its folder, its storage and its remaining budget. No Ray: `search.runner` drives it.
+
+study = Study.create(spec, study_yaml, results=Path("results"), command="apportion run study.yaml")
+while (proposal := study.next()) is not None:
+    ...train and score it...
+    study.finish(record)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from search.errors import StudyError
+from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, write_failure
+from search.provenance import provenance
+from search.records import Proposal, TrialRecord
+from search.sampling.asking import Asker
+from search.spec import BudgetSpec, StudySpec
+from search.storage import database_url, open_study
+from search.yaml_file import load_study
+from spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a study has used of its budget."""
+
+    trials: int
+    failed_trials: int
+    train_tokens: int
+    wall_seconds: float
+
+
+class Study:
+    """One search that can be run, stopped and resumed. Owns the remaining budget; one process at a time may hold it."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        folder: StudyFolder,
+        asker: Asker,
+        lock: FileLock,
+        clock: Callable[[], float],
+    ) -> None:
+        """Use `create` or `open` instead."""
+        self.spec = spec
+        self.folder = folder
+        self._asker = asker
+        self._lock = lock
+        self._clock = clock
+        self._started = clock()
+        self._pending: list[Proposal] = []
+        self._running: set[int] = set()
+        self._base_failure: str | None = None
+        self.stop_reason: str | None = None
+
+    @classmethod
+    def create(
+        cls,
+        spec: StudySpec,
+        study_yaml: Path,
+        results: Path,
+        command: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Study:
+        """Start a new study in `results/<name>` and enqueue its baselines.
+
+        Raises:
+            StudyError: The folder or the storage has this study already.
+        """
+        folder = StudyFolder(results / spec.name)
+        resolved = to_json(spec.model_dump(mode="json"))
+        file = StudyFile(
+            root=str(study_yaml.resolve().parent),
+            created_at=utc_now(),
+            study_hash=hashlib.sha256(resolved.encode()).hexdigest()[:16],
+            budget=spec.budget,
+            provenance=provenance(),
+        )
+        folder.create(study_yaml.read_text(), file)
+        study = cls._open(spec, folder, create=True, clock=clock)
+        study._begin_launch(command, spec.budget)
+        return study
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        command: str,
+        budget: BudgetSpec | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Study:
+        """Open a study to go on with it, with what its storage and its folders say reconciled.
+
+        Args:
+            path: Folder such as results/<study>.
+            command: As typed, for the record.
+            budget: A new total budget; default: as before.
+            clock: Seconds that only grow.
+
+        Raises:
+            StudyError: No study is there, or another process holds it.
+        """
+        folder = StudyFolder(path)
+        file = folder.read_file()
+        spec = load_study(folder.study_yaml)
+        study = cls._open(spec, folder, create=False, clock=clock)
+        study._begin_launch(command, budget or file.budget)
+        study._reconcile()
+        return study
+
+    @classmethod
+    def _open(
+        cls, spec: StudySpec, folder: StudyFolder, create: bool, clock: Callable[[], float]
+    ) -> Study:
+        lock = FileLock(folder.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StudyError(
+                f"{folder.path}: another process runs this study; wait for it or stop it first"
+            ) from error
+        names = [objective.score for objective in spec.objectives]
+        optuna_study = open_study(
+            database_url(spec.storage, folder.database),
+            spec.name,
+            dict(zip(names, spec.directions(), strict=True)),
+            create,
+        )
+        space = Space(spec.influences, spec.order)
+        asker = Asker(optuna_study, space, spec.sampler, spec.objectives, spec.constraints)
+        return cls(spec, folder, asker, lock, clock)
+
+    @property
+    def root(self) -> Path:
+        """Folder from which relative paths of the spec start."""
+        return Path(self.folder.read_file().root)
+
+    @property
+    def budget(self) -> BudgetSpec:
+        """The budget in force."""
+        return self._file.budget
+
+    @property
+    def base_failed(self) -> bool:
+        """Whether the untouched base could not be loaded or scored in this launch."""
+        return self._base_failure is not None
+
+    def spent(self) -> Spent:
+        """Return what was used so far, over all launches."""
+        earlier = sum(launch.wall_seconds for launch in self._file.launches[:-1])
+        return Spent(
+            trials=len(self._asker.finished()),
+            failed_trials=len(self._asker.failed()),
+            train_tokens=self._asker.trained_tokens(),
+            wall_seconds=earlier + self._clock() - self._started,
+        )
+
+    def next(self) -> Proposal | None:
+        """Return the next recipe to try, or None when no further trial may start; `stop_reason` says why."""
+        if self._pending:
+            # Adopted trials were admitted by an earlier launch; none may stay RUNNING for good.
+            proposal = self._pending.pop(0)
+        else:
+            self.stop_reason = self._exhausted()
+            if self.stop_reason is not None:
+                return None
+            asked = self._asker.ask()
+            if asked is None:
+                self.stop_reason = "the sampler proposes only recipes that were tried already"
+                return None
+            proposal = asked
+        self._running.add(proposal.number)
+        return proposal
+
+    def finish(self, record: TrialRecord) -> TrialRecord:
+        """Take a finished trial into the storage; returns the record, failed if a score it needs is missing."""
+        reason = self._asker.tell(record)
+        self._running.discard(record.number)
+        if reason is not None and not record.recipe.stages:
+            self._base_failure = reason
+        if reason is not None and record.state != "FAIL":
+            record = record.model_copy(update={"state": "FAIL", "reason": reason})
+            self.folder.trial(record.number).write_record(record)
+        self._touch_launch(None)
+        return record
+
+    def fail(self, proposal: Proposal, reason: str) -> TrialRecord:
+        """Take a trial whose worker died into the storage, keeping what its folder has."""
+        folder = self.folder.trial(proposal.number)
+        return self.finish(write_failure(folder, proposal, self.spec, reason))
+
+    def close(self, ended: str) -> None:
+        """Record how the launch ended and let other processes have the study."""
+        self._touch_launch(ended)
+        self._lock.release()
+
+    def _exhausted(self) -> str | None:
+        """Return which part of the budget is used up, counting trials that run."""
+        spent, budget = self.spent(), self._file.budget
+        if self._base_failure is not None:
+            return f"the untouched base could not be loaded or scored: {self._base_failure}"
+        if budget.failed_trials is not None and spent.failed_trials > budget.failed_trials:
+            return f"{spent.failed_trials} trials failed, {budget.failed_trials} are allowed"
+        if budget.trials is not None and spent.trials + len(self._running) >= budget.trials:
+            return f"all {budget.trials} trials are done"
+        if budget.train_tokens is not None and spent.train_tokens >= budget.train_tokens:
+            return f"{spent.train_tokens:,} of {budget.train_tokens:,} training tokens are spent"
+        if budget.wall_seconds is not None and spent.wall_seconds >= budget.wall_seconds:
+            return f"{spent.wall_seconds:.0f} of {budget.wall_seconds:.0f} seconds are spent"
+        return None
+
+    def _reconcile(self) -> None:
+        """Tell trials that finished in their folder but not in the storage; keep the others to be run again."""
+        for proposal in self._asker.unfinished():
+            record = self.folder.trial(proposal.number).read_record()
+            if record is not None and record.state != "RUNNING":
+                self.finish(record)
+            else:
+                self._pending.append(proposal)
+
+    def _begin_launch(self, command: str, budget: BudgetSpec) -> None:
+        file = self.folder.read_file()
+        launch = Launch(command=command, started_at=utc_now())
+        self._file = file.model_copy(
+            update={"budget": budget, "launches": (*file.launches, launch)}
+        )
+        self.folder.write_file(self._file)
+        self._asker.enqueue_baselines(self.spec.baselines)
+
+    def _touch_launch(self, ended: str | None) -> None:
+        launch = self._file.launches[-1].model_copy(
+            update={"wall_seconds": round(self._clock() - self._started, 3), "ended": ended}
+        )
+        self._file = self._file.model_copy(update={"launches": (*self._file.launches[:-1], launch)})
+        self.folder.write_file(self._file)

@@ -1,0 +1,206 @@
+"""Cross-checks: what is an error, what is only a warning, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from search.check import all_problems, check_study, checked_study
+from search.errors import SpecError
+from search.yaml_file import load_study
+
+LORA = "adapter: {kind: lora, rank: 8}"
+
+
+def problems(study: Path, *changes: tuple[str, str]) -> list[str]:
+    """Return the problems of the good study after some changes of its text."""
+    text = study.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    study.write_text(text)
+    return [f"{'warning' if p.is_warning else 'error'} {p}" for p in all_problems(study)]
+
+
+def adapters(tone: str, taste: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (
+        ("adapter: {kind: lora, rank: {choice: [4, 8]}, layers: 50%-100%}", tone),
+        ("adapter: {kind: full, layers: 0-3}", taste),
+    )
+
+
+CONTINUE = ("method: sft\n", "method: sft\n    handoff: continue\n")
+NO_ORDER = ("before: [[tone, taste]]", "max_repeats: 1")
+NO_BASELINE = (", values: {tone.rank: 4, tone.dose_tokens: 1000}", "")
+
+
+def test_good_study_has_no_problems_and_its_sources_are_at_hand(good_study: Path) -> None:
+    assert check_study(load_study(good_study), good_study) == []
+    checked = checked_study(good_study)
+    assert {name: len(source.rows) for name, source in checked.sources.items()} == {
+        "chat": 2, "plain": 2, "pairs": 2, "held": 1, "asks": 2, "prose": 1,
+    }  # fmt: skip
+
+
+def test_all_problems_come_at_once_errors_first_and_by_line(good_study: Path) -> None:
+    found = problems(
+        good_study,
+        ("score: style", "score: stile"),
+        ("{pairs: 1.0}", "{pears: 1.0}"),
+        ("1e-5", "0"),
+    )
+    places = [re.search(r"^(error|warning) study.yaml:(\d+)", text) for text in found]
+    assert [(place[1], int(place[2])) for place in places if place] == [
+        ("error", 20),
+        ("error", 22),
+        ("error", 35),
+        ("warning", 6),
+    ]
+    with pytest.raises(SpecError, match=r"\(and 2 more\)$"):
+        checked_study(good_study)
+
+
+def test_continue_needs_an_equal_fixed_adapter_in_all_that_may_follow(good_study: Path) -> None:
+    assert problems(good_study, *adapters(LORA, LORA), CONTINUE, NO_BASELINE) == []
+
+
+@pytest.mark.parametrize(
+    ("tone", "taste", "reason"),
+    [
+        (LORA, "adapter: {kind: lora, rank: 4}", "rank is 8 here and 4 there"),
+        (LORA, "adapter: {kind: lora, rank: 8, dora: true}", "dora is false here and true there"),
+        (LORA, "adapter: {kind: lora, rank: {choice: [8]}}", "rank is to be searched"),
+        (LORA, "adapter: {kind: full}", "that trains full weights"),
+    ],
+)
+def test_continue_into_another_adapter_is_an_error(
+    good_study: Path, tone: str, taste: str, reason: str
+) -> None:
+    (found,) = problems(good_study, *adapters(tone, taste), CONTINUE, NO_BASELINE)
+    assert found.startswith("error study.yaml:13: influences.tone.handoff: continue passes")
+    assert f"to taste, which may come next, but {reason}" in found
+
+
+def test_continue_is_fine_where_the_order_bars_the_other_adapter(good_study: Path) -> None:
+    swapped = ("[[tone, taste]]", "[[taste, tone]]")
+    base = ("[tone], values: {tone.rank: 4, tone.dose_tokens: 1000}", "[tone]")
+    assert problems(good_study, CONTINUE, swapped, base) == []
+
+
+def test_continue_of_a_repeated_influence_needs_fixed_values(good_study: Path) -> None:
+    changes = (CONTINUE, ("before: [[tone, taste]]", "influences: [tone]\n  max_repeats: 2"))
+    found = problems(good_study, *changes)
+    assert [text for text in found if text.startswith("error")] == [
+        "error study.yaml:13: influences.tone.handoff: continue passes the adapter to tone, which "
+        "may come next, but rank is to be searched; make both adapters equal and fixed, or bar "
+        "that order with order.before"
+    ]
+
+
+def test_unknown_module_is_a_warning_and_a_slip_an_error(good_study: Path) -> None:
+    (unknown,) = problems(good_study, ("layers: 0-3", "targets: Wqkv"))
+    assert unknown.startswith("warning")
+    (slip,) = problems(good_study, ("targets: Wqkv", "targets: 'q_proj, v_porj'"))
+    assert slip.startswith("error")
+    assert "did you mean 'v_proj'?" in slip
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_adapter_on_the_ends_of_the_model_is_an_error(good_study: Path, name: str) -> None:
+    (found,) = problems(good_study, ("layers: 50%-100%", f"targets: {name}"))
+    assert f"{name} cannot carry an adapter" in found
+    assert found.startswith("error")
+
+
+def test_full_weights_may_move_the_ends_of_the_model(good_study: Path) -> None:
+    assert problems(good_study, ("layers: 0-3", "targets: 'lm_head, embed_tokens'")) == []
+
+
+def test_measuring_what_is_trained_on_is_a_warning(good_study: Path) -> None:
+    assert problems(good_study, ("source: held}", "source: pairs}")) == [
+        "warning study.yaml:7: sources.held: is used nowhere; remove it or name it in a mix",
+        "warning study.yaml:31: suite.choice.source: 'pairs' is trained on by taste; "
+        "measure on other rows",
+    ]
+
+
+def test_shared_questions_of_different_sources_are_a_warning(good_study: Path) -> None:
+    rows = [{"prompt": "  who are YOU? "}, {"prompt": "Name a colour."}]
+    Path("data/asks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert problems(good_study) == [
+        "warning study.yaml:29: suite.style.source: 1 of 2 rows of 'asks' are in the training "
+        "source 'chat' too; measure on other rows"
+    ]
+
+
+def test_equal_pairs_and_unused_sources_are_warnings(good_study: Path) -> None:
+    pair = '{"prompt": "a", "chosen": "b", "rejected": "b"}\n'
+    with Path("data/pairs.jsonl").open("a") as file:
+        file.write(pair * 2)
+    found = problems(good_study, ("sources:\n", "sources:\n  idle: {hub: a/b, format: text}\n"))
+    assert found == [
+        "warning study.yaml:4: sources.idle: is used nowhere; remove it or name it in a mix",
+        "warning study.yaml:7: sources.pairs: 2 pairs with two equal answers are left out",
+    ]
+
+
+def test_more_threads_than_cpus_are_a_warning(
+    good_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    compute = "{trials: 4}\ncompute: {concurrent_trials: 2, threads_per_trial: 3}"
+    (found,) = problems(good_study, ("{trials: 4}", compute))
+    assert "compute.threads_per_trial: 2 trials of 3 threads share 4 CPUs" in found
+    (found,) = problems(good_study, ("threads_per_trial: 3", "cpus_per_trial: 2.5"))
+    assert "2 trials of 2.5 CPUs do not fit the 4 CPUs here" in found
+
+
+def test_objective_against_its_own_direction_needs_a_reference(good_study: Path) -> None:
+    (found,) = problems(good_study, ("- score: style", "- {score: style, direction: minimise}"))
+    assert "objectives[0]: style is a score against its own direction; add reference" in found
+
+
+def test_constraints_that_exclude_each_other_are_an_error(good_study: Path) -> None:
+    more = "at_least: 0.2}\n  - {score: choice.accuracy, at_most: 0.1}"
+    (found,) = problems(good_study, ("at_least: 0.2}", more))
+    assert "constraints[1].at_most: 0.1 is below at_least 0.2" in found
+
+
+def test_evaluator_called_retention_must_be_one(good_study: Path) -> None:
+    changes = (("  choice: {", "  retention: {"), ("choice.accuracy", "style"))
+    found = problems(good_study, *changes)
+    assert any("the name retention is kept for that evaluator" in text for text in found)
+
+
+def test_budget_that_baselines_use_up_is_a_warning(good_study: Path) -> None:
+    (found,) = problems(good_study, ("trials: 4", "trials: 2"))
+    assert "2 is used up by 2 baselines; the sampler gets no trial" in found
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x.db", "sqlite:////tmp/x.db", "postgresql+psycopg://u@h/d"]
+)
+def test_database_urls_that_work_are_accepted(good_study: Path, url: str) -> None:
+    assert problems(good_study, ("{trials: 4}", f"{{trials: 4}}\nstorage: {url}")) == []
+
+
+def test_database_in_a_folder_that_is_not_there_is_an_error(good_study: Path) -> None:
+    (found,) = problems(good_study, ("{trials: 4}", "{trials: 4}\nstorage: sqlite:///no/x.db"))
+    assert "folder no of the database does not exist" in found
+
+
+def test_layers_of_a_model_that_is_not_here_are_not_judged(good_study: Path) -> None:
+    assert problems(good_study, ("path: model", "hub: a/b"), ("0-3", "0-99")) == []
+
+
+def test_sources_and_models_are_looked_for_beside_the_study(
+    good_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert all_problems(Path("..") / good_study) == []
