@@ -1,0 +1,1 @@
+"""What is measured: evaluators of one behaviour each, and suites of them. Knows nothing of searching."""

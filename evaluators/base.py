@@ -99,7 +99,7 @@ def item(
     output: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Item:
-    """Return an Item; values that are not finite go by name into `details["not_finite"]`, as JSON has no word for them."""
+    """Return an Item. Values that are not finite go into `details["not_finite"]` by name, as text."""
     finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     more = dict(details or {})
     if len(finite) < len(values):
@@ -164,7 +164,8 @@ def conversation_of(name: str, index: int, row: Row, key: str) -> Conversation:
     if isinstance(value, Sequence) and value and all(_is_message(message) for message in value):
         return [{"role": message["role"], "content": message["content"]} for message in value]
     raise ValueError(
-        f"evaluator {name}: row {index}: {key} is {_short(value)}; give text or a list of messages with role and content"
+        f"evaluator {name}: row {index}: {key} is {_short(value)}; "
+        "give text or a list of messages with role and content"
     )
 
 

@@ -78,7 +78,8 @@ class Harness(Evaluator):
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return one score per task."""
         found = self._evaluate(model)
-        scores, items = [], []
+        scores: list[Score] = []
+        items: list[Item] = []
         for task, info in zip(self.spec.tasks, self.infos, strict=True):
             task_score, rows = self._score(info, task, found)
             scores.append(task_score)

@@ -5,16 +5,19 @@ work, is applied only to the positions that count.
 
 Precision `bfloat16` swaps the weights for bfloat16 copies while a measurement runs and puts the originals back: greedy
 generation with SmolLM2-135M on one CPU thread took 2.3 s so, 5.2 s under autocast (which converts the weights again for
-every token) and 4.9 s in float32; scoring 1,024 tokens took 0.37, 0.46 and 1.32 s. Softmax is always float32, sums float64.
+every token) and 4.9 s in float32; scoring 1,024 tokens took 0.37, 0.46 and 1.32 s (on a CPU with bfloat16 instructions).
+Softmax is always float32 and sums are float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 from transformers import DynamicCache
@@ -71,10 +74,10 @@ class TextChange(NamedTuple):
 
 
 class TextHidden(NamedTuple):
-    """A base's final hidden states of some texts, and its head: enough to get its exact logits back, block by block.
+    """A base's final hidden states of some texts, and its head: enough to get its exact logits back, in blocks.
 
-    A token costs its width (576 numbers for SmolLM2-135M) and not the vocabulary (49,152). All is kept on the CPU in the
-    precision it was computed in, so the logits are those that the base itself gives.
+    A token costs its width (576 numbers for SmolLM2-135M) and not the vocabulary (49,152). All is kept on the CPU in
+    the precision it was computed in, so the logits are those that the base itself gives.
     """
 
     hidden: tuple[Tensor, ...]
@@ -176,31 +179,28 @@ class LoadedModel:
             for index, row in enumerate(rows)
             for sequence in completion_sequences(self.tokenizer, index, *row)
         ]
-        logps: list[Logp | None] = [None] * len(sequences)
-        with self.ready(), torch.inference_mode():
-            for batch in self._scored(sequences):
-                sums = _sums(self._logps(batch), batch.counts)
-                for index, total, count in zip(batch.indices, sums, batch.counts, strict=True):
-                    logps[index] = Logp(total, count)
-        found = iter(logp for logp in logps if logp is not None)
+        for sequence in sequences:
+            self._check_length(len(sequence.ids), f"row {sequence.owner}")
+        sums = self._summed(sequences, self._logps)[:, 0]
+        found = iter(
+            Logp(float(total), len(sequence.ids) - sequence.first)
+            for total, sequence in zip(sums, sequences, strict=True)
+        )
         return [tuple(next(found) for _ in completions) for _, completions in rows]
 
     def text_nats(self, texts: Sequence[str], max_tokens: int) -> list[TextNats]:
         """Return the negative log-likelihood of each text, all its tokens counted once, in windows of `max_tokens`.
 
-        A window starts with the token before it; the first one with the beginning-of-sequence token, or the
-        end-of-sequence token where the tokenizer has none (as lm-evaluation-harness does for rolling likelihoods).
+        `tokens.text_windows` says how a window starts.
         """
         windows = self._windows(texts, max_tokens)
-        nats, counts = [0.0] * len(texts), [0] * len(texts)
-        with self.ready(), torch.inference_mode():
-            for batch in self._scored(windows):
-                sums = _sums(self._logps(batch), batch.counts)
-                for index, total, count in zip(batch.indices, sums, batch.counts, strict=True):
-                    nats[windows[index].owner] -= total
-                    counts[windows[index].owner] += count
-        n_bytes = [len(text.encode()) for text in texts]
-        return [TextNats(*row) for row in zip(nats, counts, n_bytes, strict=True)]
+        nats = _by_text(-self._summed(windows, self._logps), windows, len(texts))[:, 0]
+        return [
+            TextNats(float(total), n_tokens, len(text.encode()))
+            for total, n_tokens, text in zip(
+                nats, _n_tokens(windows, len(texts)), texts, strict=True
+            )
+        ]
 
     def text_hidden(self, texts: Sequence[str], max_tokens: int) -> TextHidden:
         """Return what `text_changes` needs of a base.
@@ -217,7 +217,7 @@ class LoadedModel:
                     f"the base's head is {type(head).__name__}; only a plain linear head works"
                 )
             for batch in self._scored(windows):
-                parts = batch.hidden.cpu().split(batch.counts)
+                parts = torch.split(batch.hidden.cpu(), batch.counts)
                 for index, part in zip(batch.indices, parts, strict=True):
                     hidden[index] = part.clone()
             bias = None if head.bias is None else head.bias.detach().to("cpu", copy=True)
@@ -234,29 +234,19 @@ class LoadedModel:
             base: What `text_hidden` of the base returned.
         """
         windows = self._windows(texts, max_tokens)
-        totals = [[0.0, 0.0, 0.0] for _ in texts]
-        counts = [0] * len(texts)
-        head_VH = base.head_weight.to(self.device)
-        bias_V = None if base.head_bias is None else base.head_bias.to(self.device)
-        with self.ready(), torch.inference_mode():
-            for batch in self._scored(windows):
-                base_NH = torch.cat([base.hidden[index] for index in batch.indices]).to(
-                    self.device
-                )
-                sums = zip(
-                    *(
-                        _sums(column, batch.counts)
-                        for column in self._changes(batch, base_NH, head_VH, bias_V)
-                    ),
-                    strict=True,
-                )
-                for index, count, parts in zip(batch.indices, batch.counts, sums, strict=True):
-                    owner = windows[index].owner
-                    counts[owner] += count
-                    totals[owner] = [a + b for a, b in zip(totals[owner], parts, strict=True)]
+        head_weight = base.head_weight.to(self.device)
+        head_bias = None if base.head_bias is None else base.head_bias.to(self.device)
+
+        def changes(batch: _Batch) -> Tensor:
+            base_NH = torch.cat([base.hidden[index] for index in batch.indices]).to(self.device)
+            return self._changes(batch, base_NH, head_weight, head_bias)
+
+        sums = _by_text(self._summed(windows, changes), windows, len(texts))
         return [
-            TextChange(nats, base_nats, kl, count, len(text.encode()))
-            for (nats, base_nats, kl), count, text in zip(totals, counts, texts, strict=True)
+            TextChange(*(float(total) for total in totals), n_tokens, len(text.encode()))
+            for totals, n_tokens, text in zip(
+                sums, _n_tokens(windows, len(texts)), texts, strict=True
+            )
         ]
 
     def _windows(self, texts: Sequence[str], max_tokens: int) -> list[TokenSequence]:
@@ -309,35 +299,48 @@ class LoadedModel:
         for start in range(0, n_positions, size):
             yield slice(start, start + size)
 
+    def _summed(
+        self, sequences: Sequence[TokenSequence], values: Callable[[_Batch], Tensor]
+    ) -> NDArray[np.float64]:
+        """Return per-token values (N, C) summed in float64 over each sequence, shape (sequences, C)."""
+        sums: list[Any] = [None] * len(sequences)
+        with self.ready(), torch.inference_mode():
+            for batch in self._scored(sequences):
+                parts = torch.split(values(batch).double().cpu(), batch.counts)
+                for index, part_NC in zip(batch.indices, parts, strict=True):
+                    sums[index] = part_NC.sum(dim=0).numpy()
+        return np.stack(sums)
+
     def _logps(self, batch: _Batch) -> Tensor:
+        """Return the log-probability of each token, shape (N, 1)."""
         head = self.model.get_output_embeddings()
         parts = []
         for block in self._blocks(len(batch.targets)):
             logits_NV = head(batch.hidden[block]).float()
-            chosen_N = logits_NV.gather(1, batch.targets[block, None])[:, 0]
-            parts.append(chosen_N - logits_NV.logsumexp(dim=-1))
+            chosen_N1 = logits_NV.gather(1, batch.targets[block, None])
+            parts.append(chosen_N1 - logits_NV.logsumexp(dim=-1, keepdim=True))
         return torch.cat(parts)
 
     def _changes(
-        self, batch: _Batch, base_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return nats, the base's nats and KL(base || model) per token."""
+        self, batch: _Batch, base_NH: Tensor, head_weight: Tensor, head_bias: Tensor | None
+    ) -> Tensor:
+        """Return nats, the base's nats and KL(base || model) of each token, shape (N, 3)."""
         head = self.model.get_output_embeddings()
-        nats, base_nats, kl = [], [], []
+        parts = []
         for block in self._blocks(len(batch.targets)):
             logp_NV = head(batch.hidden[block]).float().log_softmax(dim=-1)
-            base_NV = F.linear(base_NH[block], head_VH, bias_V).float().log_softmax(dim=-1)
+            base_NV = F.linear(base_NH[block], head_weight, head_bias).float().log_softmax(dim=-1)
             targets_N1 = batch.targets[block, None]
-            nats.append(-logp_NV.gather(1, targets_N1)[:, 0])
-            base_nats.append(-base_NV.gather(1, targets_N1)[:, 0])
-            kl.append((base_NV.exp() * (base_NV - logp_NV)).sum(dim=-1))
-        return torch.cat(nats), torch.cat(base_nats), torch.cat(kl)
+            kl_N1 = (base_NV.exp() * (base_NV - logp_NV)).sum(dim=-1, keepdim=True)
+            nats_N2 = torch.cat([-logp_NV.gather(1, targets_N1), -base_NV.gather(1, targets_N1)], 1)
+            parts.append(torch.cat([nats_N2, kl_N1], dim=1))
+        return torch.cat(parts)
 
     def _greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Return the tokens written after each prompt, up to the end-of-sequence token.
 
-        A loop of our own: the head sees one position per row (transformers' `generate` copies a frozen head's weight for
-        every row), and rows that have ended leave the batch.
+        A loop of our own: rows that have ended leave the batch, no generation setting of the checkpoint can slip in,
+        and the head sees two axes (given three, torch may copy a frozen head's weight for every row).
         """
         ends = self._end_ids()
         width = max(len(ids) for ids in prompts)
@@ -404,6 +407,17 @@ class LoadedModel:
         self._head_is_plain = True
 
 
-def _sums(values_N: Tensor, counts: list[int]) -> list[float]:
-    """Return the sum of each run of `counts` values, added in float64."""
-    return [float(part.sum()) for part in values_N.double().cpu().split(counts)]
+def _by_text(
+    sums: NDArray[np.float64], windows: Sequence[TokenSequence], n_texts: int
+) -> NDArray[np.float64]:
+    """Return sums per window (windows, C) added up per text, shape (texts, C)."""
+    totals = np.zeros((n_texts, sums.shape[1]))
+    np.add.at(totals, [window.owner for window in windows], sums)
+    return totals
+
+
+def _n_tokens(windows: Sequence[TokenSequence], n_texts: int) -> list[int]:
+    counts = [0] * n_texts
+    for window in windows:
+        counts[window.owner] += len(window.ids) - window.first
+    return counts

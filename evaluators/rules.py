@@ -77,7 +77,8 @@ def field_texts(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
 def count_units(text: str, unit: str) -> int:
     """Return the number of characters, words, sentences or lines of a stripped text.
 
-    A sentence ends with one or more of . ! ? before white space or the end; words after the last such mark are one more.
+    A sentence ends with one or more of . ! ? before white space or the end; words after the last such mark are one
+    more.
     """
     if unit == "characters":
         return len(text)

@@ -71,7 +71,7 @@ class LengthRule(Spec):
 
     rule: Literal["length"]
     unit: Literal["characters", "words", "sentences", "lines"]
-    """Words are runs of non-space; a sentence ends with . ! or ? before a space or the end; empty lines do not count."""
+    """Words are runs of non-space; sentences end with . ! or ? before a space or the end; empty lines do not count."""
     at_least: int | None = Field(default=None, ge=0)
     """Fewest units."""
     at_most: int | None = Field(default=None, ge=0)
@@ -276,7 +276,7 @@ class HarnessSpec(Spec):
     metric: str | None = None
     """Metric and filter, such as `acc,none`. Default: the task's first."""
     direction: Direction | None = None
-    """Default: minimise for perplexities and the like, else maximise; a harness that disagrees makes the score missing."""
+    """Default: minimise for perplexities and the like, else maximise. If the harness disagrees, the score is missing."""
 
     @model_validator(mode="after")
     def _check(self) -> HarnessSpec:

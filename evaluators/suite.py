@@ -77,7 +77,7 @@ class Suite:
             try:
                 with base.ready():
                     parts[evaluator.name] = evaluator.reference(base)
-            except Exception as error:  # noqa: BLE001 - one evaluator's failure must not take the others' scores
+            except Exception as error:  # one evaluator's failure must not take the others' scores
                 faults[evaluator.name] = f"measuring the base failed: {_reason(error)}"
         return Reference(self.version, parts, faults)
 
@@ -116,7 +116,7 @@ class Suite:
                     found[evaluator.name] = evaluator.measure(
                         model, part, [outputs[_key(prompt)] for prompt in own]
                     )
-            except Exception as error:  # noqa: BLE001 - one evaluator's failure must not take the others' scores
+            except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found
 
@@ -136,7 +136,7 @@ class Suite:
                 conversations: list[Conversation] = list(chosen.values())
                 texts = model.generate(conversations, max_new_tokens)
                 outputs.update(zip(chosen, texts, strict=True))
-        except Exception as error:  # noqa: BLE001 - evaluators that do not generate can still measure
+        except Exception as error:  # evaluators that do not generate can still measure
             return {}, f"generation failed: {_reason(error)}"
         return outputs, None
 

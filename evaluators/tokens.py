@@ -82,9 +82,7 @@ def text_windows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[
     return windows
 
 
-def _template_ids(
-    tokenizer: Any, messages: list[dict[str, str]], **options: bool
-) -> list[int]:
+def _template_ids(tokenizer: Any, messages: list[dict[str, str]], **options: bool) -> list[int]:
     encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
     return list(encoded["input_ids"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,8 @@ def resolve_base(spec: BaseSpec, root: Path) -> BaseFiles:
     if spec.path is None:
         raise BaseFilesError("path", "is missing; give one of hub, path and package")
     folder = root / spec.path
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):  # pathlib raises for names that are too long
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise BaseFilesError("path", f"{folder} {what}; name the folder that holds the model")
     _check_folder("path", folder, spec.gguf_file)
     return BaseFiles("path", folder, gguf_file=spec.gguf_file)
@@ -96,7 +97,7 @@ def _package_folder(package: str) -> Path:
 
 def _check_folder(key: str, folder: Path, gguf_file: str | None) -> None:
     if gguf_file is not None:
-        if not (folder / gguf_file).is_file():
+        if not os.path.isfile(folder / gguf_file):
             found = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
             raise BaseFilesError(
                 "gguf_file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def base_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         for name, evaluator in evaluators.items():
             if isinstance(evaluator, HarnessSpec) and evaluator.include_path is not None:
                 folder = root / evaluator.include_path
-                if not folder.is_dir():
+                if not os.path.isdir(folder):
                     text = f"{folder} is not a folder; name the folder that holds the task files"
                     yield Finding((group, name, "include_path"), text)
 
@@ -55,7 +56,7 @@ def storage_findings(spec: StudySpec) -> Iterator[Finding]:
             yield Finding(place, text)
         elif not found[3].startswith("/"):
             yield Finding(place, f"{value_text(url)} has two slashes; write sqlite:///FILE")
-        elif not Path(file).parent.is_dir():
+        elif not os.path.isdir(Path(file).parent):
             text = f"folder {Path(file).parent} of the database does not exist; make it first"
             yield Finding(place, text)
 
@@ -73,7 +74,7 @@ def source_problems(
         if source.path is None:
             continue
         path = root / source.path
-        if not path.exists():
+        if not os.path.exists(path):  # pathlib raises for names that are too long
             text = f"{path} does not exist; correct the path or make the file"
             problems.append(located.problem(("sources", name, "path"), text))
             continue

@@ -69,6 +69,8 @@ class Boundary(Record):
     """Scores of the suite, retention included."""
     holdout: tuple[Score, ...] = ()
     """Scores of the holdout; empty unless this is the last boundary."""
+    suite_version: str | None = None
+    """What measured: equal versions measure the same; a changed suite or its data has another."""
     evaluate_seconds: float
     """Wall seconds of suite and holdout."""
 

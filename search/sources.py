@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,7 +83,7 @@ def _origin(spec: SourceSpec, root: Path) -> str:
 
 def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Located]:
     path = root / (spec.path or "")
-    if not path.exists():
+    if not os.path.exists(path):  # pathlib raises for names that are too long
         raise DataError(f"{path}: there is no such file; correct sources.{name}.path or make it")
     if path.is_dir():
         return _saved_rows(name, spec, path)

@@ -167,6 +167,7 @@ class TrialRun:
             digest=self._digests[n_stages],
             scores=scores[0],
             holdout=scores[1],
+            suite_version=self._lab.suite.version,
             evaluate_seconds=round(time.monotonic() - started, 3),
         )
         self._update(boundaries=(*self.record.boundaries, boundary))

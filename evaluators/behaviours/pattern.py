@@ -6,8 +6,8 @@ Data     A source of format `prompt`: `prompt` is raw text or messages; `kind` g
 Values   `passed` is 1 if all rules hold, else 0; `rule_<i>` is the same for rule i alone. score = mean of `passed`; its
          standard error is `stats.share_estimate`. `details.failed` names the broken rules.
 Version  1
-Limits   A rule sees form, not truth; outputs stop at `max_new_tokens`, which can cut a closing that a rule wants; greedy
-         text says nothing about sampled text.
+Limits   A rule sees form, not truth; outputs stop at `max_new_tokens`, which can cut a closing that a rule wants;
+         greedy text says nothing about sampled text.
 """
 
 from __future__ import annotations

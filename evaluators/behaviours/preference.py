@@ -1,10 +1,10 @@
 """Preference: is the chosen answer likelier than the rejected one, and has training moved it that way?
 
-Claim    `<name>.accuracy` is the share of pairs whose chosen answer has the higher log-probability per token; ties count
-         half. `<name>.margin` is the mean difference. Both compare answers of unlike length, which sums cannot: where
-         chosen answers are longer, accuracy by sums is near 0 whatever training does.
-         `<name>.gain` is the mean over pairs of what DPO optimises, the implicit reward margin without beta (Rafailov et
-         al. 2023, arXiv 2305.18290, eq. 7): how far the model prefers the chosen answer more than the base does.
+Claim    `<name>.accuracy` is the share of pairs whose chosen answer has the higher log-probability per token; ties
+         count half. `<name>.margin` is the mean difference. Both compare answers of unlike length, which sums cannot:
+         where chosen answers are longer, accuracy by sums is near 0 whatever training does.
+         `<name>.gain` is the mean over pairs of what DPO optimises, the implicit reward margin without beta (Rafailov
+         et al. 2023, arXiv 2305.18290, eq. 7): how far the model prefers the chosen answer more than the base does.
          `<name>.gain_accuracy` is the share of pairs where that is positive; ties count half, so the base has 0.5.
 Data     A source of format `preference`: `prompt`, `chosen` and `rejected`, all raw text or all messages.
 Values   `chosen_nats`, `rejected_nats`: log-probabilities, summed over `chosen_tokens`, `rejected_tokens`;

@@ -4,12 +4,12 @@ Claim    `<name>.bits_per_byte_change` is how many more bits per byte the model 
          training did not touch; 0 for the base. `<name>.kl` is KL(base || model) in nats, mean over the tokens of the
          same text: how far its predictions have moved at all, for better or worse; 0 for the base.
 Data     A source of format `text`, or by default passages of English prose from the Python language reference
-         (`pydoc_data.topics` of the standard library): paragraphs of 300 to 900 characters that are prose, each once, in
-         the order of their SHA-256, so that the first ones are a fixed mixture of topics. They differ a little between
-         Python versions; the suite's version tells them apart.
-Values   `nats`, `base_nats`: negative log-likelihoods of the passage under model and base; `kl_nats`: KL summed over its
-         `tokens`; `bytes`. change = sum(nats - base_nats) / ln 2 / sum(bytes); kl = sum(kl_nats) / sum(tokens); standard
-         errors by `stats.ratio_estimate`, passages as clusters.
+         (`pydoc_data.topics` of the standard library): paragraphs of 300 to 900 characters that are prose, each once,
+         in the order of their SHA-256, so that the first ones are a fixed mixture of topics. They differ a little
+         between Python versions; the suite's version tells them apart.
+Values   `nats`, `base_nats`: negative log-likelihoods of the passage under model and base; `kl_nats`: KL summed over
+         its `tokens`; `bytes`. change = sum(nats - base_nats) / ln 2 / sum(bytes); kl = sum(kl_nats) / sum(tokens);
+         standard errors by `stats.ratio_estimate`, passages as clusters.
 Version  1
 Limits   Text that overlaps the training sources hides forgetting. In bfloat16 rounding alone adds about 0.002 nats per
          token to `kl` as soon as any weight has moved. Answers to questions may be lost while plain text is kept.

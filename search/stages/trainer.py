@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import trl.trainer.dpo_trainer
-from datasets import Dataset
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from search.errors import StageError
 from search.spec import TrainingSpec
@@ -77,27 +74,26 @@ class Memory:
             self.halve()
 
 
-class _StageTrainer:
+class StageTrainer:
     """What the SFT and the DPO trainer have in common; goes before TRL's class in the bases."""
 
-    def start(self, batches: Sequence[Batch], memory: Memory, layer_dropout: bool) -> None:
+    def start(self, batches: Sequence[Batch], memory: Memory, has_layer_dropout: bool) -> None:
         """Set what TRL's constructor does not take; call once after it.
 
         Args:
             batches: Tokenised rows, one batch per optimizer step.
             memory: Rows per forward pass.
-            layer_dropout: Whether the model's own dropout is on; an adapter's always is.
+            has_layer_dropout: Whether the model's own dropout is on; an adapter's always is.
         """
         self.batches = batches
         self.memory = memory
-        self.layer_dropout = layer_dropout
+        self.has_layer_dropout = has_layer_dropout
         self.losses: list[float] = []
         trainer: Any = self
         self.stage_model: Any = trainer.model
         # On GPUs TRL's head is as frugal and needs less memory, but it does not see adapters on the head.
-        if not torch.cuda.is_available() or hasattr(
-            self.stage_model.get_output_embeddings(), "lora_A"
-        ):
+        has_adapter = hasattr(self.stage_model.get_output_embeddings(), "lora_A")
+        if trainer.args.device.type == "cpu" or has_adapter:
             install_head(self.stage_model)
         # It collects garbage, which takes half a second in a process with all libraries loaded; a new trainer has none.
         trainer.accelerator.free_memory = lambda *objects: objects
@@ -126,7 +122,7 @@ class _StageTrainer:
             StageError: The loss is not finite, or memory runs out with a single row.
         """
         model.train()
-        if not self.layer_dropout:
+        if not self.has_layer_dropout:
             _stop_layer_dropout(model)
         randomness = _randomness()
 
@@ -148,7 +144,7 @@ class _StageTrainer:
         trainer: Any = self
         n_loss_tokens = sum(_n_loss_tokens(row) for row in batch)
         total = torch.zeros((), device=trainer.args.device)
-        for rows in _parts(batch, self.memory.micro_batch_rows):
+        for rows in parts(batch, self.memory.micro_batch_rows):
             inputs = trainer._prepare_inputs(trainer.data_collator(rows))
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=n_loss_tokens)
             # SFT losses are sums over the part divided by the tokens of the batch; DPO's are means over the part.
@@ -157,46 +153,6 @@ class _StageTrainer:
             trainer.accelerator.backward(loss)
             total += loss.detach()
         return total
-
-
-class StageSft(_StageTrainer, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer on given batches."""
-
-
-class StageDpo(_StageTrainer, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPOTrainer on given batches, with reference log-probabilities computed before the first step."""
-
-    def _prepare_dataset(self, dataset: Any, *_: object, **__: object) -> Any:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *_: object, **__: object) -> Any:
-        return dataset
-
-    def add_reference(self) -> None:
-        """Add `ref_chosen_logps` and `ref_rejected_logps` to the rows: the model as it is now is the reference.
-
-        Rows go through in training order, so the first step sees the very numbers it starts from.
-        """
-        self.stage_model.eval()
-        rows = list({id(row): row for batch in self.batches for row in batch}.values())
-        for batch in _parts(rows, max(len(batch) for batch in self.batches)):
-            chosen, rejected = self.memory.retried(
-                lambda batch=batch: self._reference(batch),  # type: ignore[misc]
-                lambda: None,
-            )
-            for row, chosen_logp, rejected_logp in zip(batch, chosen, rejected, strict=True):
-                row["ref_chosen_logps"] = chosen_logp
-                row["ref_rejected_logps"] = rejected_logp
-
-    def _reference(self, batch: Batch) -> tuple[list[float], list[float]]:
-        chosen: list[float] = []
-        rejected: list[float] = []
-        for rows in _parts(batch, self.memory.micro_batch_rows):
-            inputs = self._prepare_inputs(self.data_collator(rows))
-            logps = self.compute_ref_log_probs(self.stage_model, inputs)
-            chosen += logps[0].float().tolist()
-            rejected += logps[1].float().tolist()
-        return chosen, rejected
 
 
 @dataclass(frozen=True)
@@ -213,52 +169,8 @@ class Setting:
     """TRL demands one; nothing is written into it."""
 
 
-@contextmanager
-def sft_trainer(setting: Setting) -> Iterator[StageSft]:
-    """Give a trainer whose `train()` trains the stage; afterwards the model is free of it."""
-    sample = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
-    with _untouched(setting.ref.model):
-        arguments = _arguments(
-            SFTConfig, setting, dataset_kwargs={"skip_prepare_dataset": True}
-        )
-        trainer = StageSft(
-            model=setting.ref.model,
-            args=arguments,
-            train_dataset=sample,
-            processing_class=setting.ref.tokenizer,
-            optimizers=setting.optimizers,
-        )
-        trainer.start(setting.batches, setting.memory, layer_dropout=True)
-        yield trainer
-        _release(trainer)
-
-
-@contextmanager
-def dpo_trainer(setting: Setting, beta: float) -> Iterator[StageDpo]:
-    """Give a trainer like `sft_trainer`; call `add_reference()` before `train()`."""
-    sample = Dataset.from_dict(dict.fromkeys(("prompt_ids", "chosen_ids", "rejected_ids"), [[0]]))
-    with _untouched(setting.ref.model), _no_model_hash():
-        arguments = _arguments(
-            DPOConfig,
-            setting,
-            beta=beta,
-            loss_type=["sigmoid"],
-            precompute_ref_log_probs=True,
-            disable_dropout=False,
-        )
-        trainer = StageDpo(
-            model=setting.ref.model,
-            args=arguments,
-            train_dataset=sample,
-            processing_class=setting.ref.tokenizer,
-            optimizers=setting.optimizers,
-        )
-        trainer.start(setting.batches, setting.memory, layer_dropout=False)
-        yield trainer
-        _release(trainer)
-
-
-def _arguments(config: Any, setting: Setting, **more: object) -> Any:
+def trainer_arguments(config: Any, setting: Setting, **more: object) -> Any:
+    """Return TRL's arguments (an SFTConfig or DPOConfig) for a stage."""
     arguments = config(
         output_dir=str(setting.folder),
         use_cpu=setting.ref.device == "cpu",
@@ -286,7 +198,7 @@ def _arguments(config: Any, setting: Setting, **more: object) -> Any:
 
 
 @contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
+def untouched(model: PreTrainedModel) -> Iterator[None]:
     """Undo what trainers leave on a model: patched forwards, tags, and settings in its configurations."""
     holders = [model, model.config, model.generation_config]
     before = [dict(vars(holder)) for holder in holders if holder is not None]
@@ -298,21 +210,7 @@ def _untouched(model: PreTrainedModel) -> Iterator[None]:
             vars(holder).update(attributes)
 
 
-@contextmanager
-def _no_model_hash() -> Iterator[None]:
-    """Keep TRL from hashing all weights, which names a cache of reference log-probabilities that stages do not use."""
-    module: Any = trl.trainer.dpo_trainer
-    original = getattr(module, "hash_module", None)
-    if original is not None:
-        module.hash_module = lambda model: ""
-    try:
-        yield
-    finally:
-        if original is not None:
-            module.hash_module = original
-
-
-def _release(trainer: Any) -> None:
+def release(trainer: Any) -> None:
     """Free the optimizer's memory at once: trainer and accelerator refer to each other, so they wait for the collector."""
     trainer.optimizer.state.clear()
     trainer.optimizer.param_groups.clear()
@@ -329,7 +227,8 @@ def _n_loss_tokens(row: TokenRow) -> int:
     return sum(label != IGNORED for label in row.get("labels", ())[1:])
 
 
-def _parts(rows: Batch, n_rows: int) -> Iterator[Batch]:
+def parts(rows: Batch, n_rows: int) -> Iterator[Batch]:
+    """Yield the rows, `n_rows` at a time."""
     for start in range(0, len(rows), n_rows):
         yield rows[start : start + n_rows]
 

@@ -122,9 +122,9 @@ def test_plane_of_three_objectives_goes_through_the_three_best_rows() -> None:
 
 
 def test_row_that_is_best_twice_still_leaves_a_knee() -> None:
-    # Best in the first two: (0, 0, 1); in the third: (1, 1, 0). Equal intercepts: mean sum 1.5.
+    # Best in the first two: (0, 0, 1), in the third: (1, 1, 0). Equal intercepts, sum (1 + 1 + 2) / 3.
     losses_NK = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.1, 0.2, 0.3]])
-    assert knee_heights(losses_NK) == pytest.approx([0, 0, (1.5 - 0.6) / np.sqrt(3)], abs=0.5)
+    assert knee_heights(losses_NK) == pytest.approx([0, 0, (4 / 3 - 0.6) / np.sqrt(3)])
     assert knee_index(losses_NK) == 2
 
 

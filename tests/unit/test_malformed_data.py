@@ -9,7 +9,9 @@ import pytest
 
 from search.cli.main import main
 
-HELLO = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hey"}]}\n'
+HELLO = (
+    b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hey"}]}\n'
+)
 
 
 def said(*messages: tuple[str, str]) -> list[dict[str, str]]:

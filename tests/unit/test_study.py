@@ -48,11 +48,21 @@ def new_study(folder: Path, sampler: str = "tpe", text: str = STUDY) -> Study:
     return Study.create(load_study(path), path, folder / "results", "apportion run study.yaml")
 
 
-def played(proposal: Proposal, form: float | None = 0.5, kl: float = 0.1, state: str = "COMPLETE") -> TrialRecord:
+def played(
+    proposal: Proposal, form: float | None = 0.5, kl: float = 0.1, state: str = "COMPLETE"
+) -> TrialRecord:
     scores = (
         Score(name="form", value=form, n=10, unit="share", direction="maximise")
         if form is not None
-        else Score(name="form", value=None, n=0, unit="share", direction="maximise", status="missing", reason="empty"),
+        else Score(
+            name="form",
+            value=None,
+            n=0,
+            unit="share",
+            direction="maximise",
+            status="missing",
+            reason="empty",
+        ),
         Score(name="retention.kl", value=kl, n=10, unit="nats/token", direction="minimise"),
     )
     return TrialRecord(
@@ -72,7 +82,9 @@ def play(study: Study, n_trials: int) -> list[Proposal]:
     for _ in range(n_trials):
         proposal = study.next()
         assert proposal is not None
-        form = 0.1 * len(proposal.recipe.stages) + 0.0001 * sum(s.dose_tokens for s in proposal.recipe.stages)
+        form = 0.1 * len(proposal.recipe.stages) + 0.0001 * sum(
+            s.dose_tokens for s in proposal.recipe.stages
+        )
         folder = study.folder.trial(proposal.number)
         folder.clear()
         record = played(proposal, form, kl=0.2 * len(proposal.recipe.stages))
@@ -134,7 +146,9 @@ def test_resumed_study_proposes_what_an_undisturbed_one_does(tmp_path: Path) -> 
     assert [trial.state.name for trial in optuna_trials(resumed)] == ["COMPLETE"] * 8
 
 
-def test_trial_that_finished_in_its_folder_alone_is_told_and_not_trained_again(tmp_path: Path) -> None:
+def test_trial_that_finished_in_its_folder_alone_is_told_and_not_trained_again(
+    tmp_path: Path,
+) -> None:
     study = new_study(tmp_path)
     play(study, 2)
     proposal = study.next()
@@ -151,7 +165,9 @@ def test_trial_that_finished_in_its_folder_alone_is_told_and_not_trained_again(t
     assert following.number > proposal.number
 
 
-def test_missing_objective_fails_the_trial_with_its_reason_and_never_reaches_the_sampler(tmp_path: Path) -> None:
+def test_missing_objective_fails_the_trial_with_its_reason_and_never_reaches_the_sampler(
+    tmp_path: Path,
+) -> None:
     study = new_study(tmp_path)
     play(study, 2)
     proposal = study.next()
@@ -177,12 +193,20 @@ def test_violated_constraint_makes_a_trial_infeasible_and_keeps_its_values(tmp_p
         study.finish(played(proposal, form=0.5 + kl, kl=kl))
     loaded = optuna.load_study(study_name="played", storage=f"sqlite:///{study.folder.database}")
     # .7 exceeds the bound of .5 by .2; .5 is on the bound, and inside
-    assert [list(t.constraints.values()) for t in loaded.trials[:3]] == [[-0.5], [pytest.approx(0.2)], [0.0]]
+    assert [list(t.constraints.values()) for t in loaded.trials[:3]] == [
+        [-0.5],
+        [pytest.approx(0.2)],
+        [0.0],
+    ]
     assert [trial.number for trial in loaded.best_trials] == [0, 2]
 
 
-def test_recipe_tried_before_costs_nothing_and_an_exhausted_space_ends_the_study(tmp_path: Path) -> None:
-    text = STUDY.replace("{low: 100, high: 900}", "300").replace("{low: 1e-4, high: 1e-2, log: true}", "0.001")
+def test_recipe_tried_before_costs_nothing_and_an_exhausted_space_ends_the_study(
+    tmp_path: Path,
+) -> None:
+    text = STUDY.replace("{low: 100, high: 900}", "300").replace(
+        "{low: 1e-4, high: 1e-2, log: true}", "0.001"
+    )
     study = new_study(tmp_path, text=text.replace("trials: 8", "trials: 50"))
     # a, b, a > b, b > a, and the base: five recipes in all
     recipes = {proposal.recipe.order_label() for proposal in play(study, 5)}
@@ -210,7 +234,9 @@ def test_failure_of_the_base_ends_the_study_and_a_resume_tries_it_again(tmp_path
 def test_token_and_time_budgets_stop_new_trials(tmp_path: Path) -> None:
     clock = [0.0]
     path = study_file(tmp_path, text=STUDY.replace("{trials: 8}", "{wall_seconds: 100}"))
-    study = Study.create(load_study(path), path, tmp_path / "results", "run", clock=lambda: clock[0])
+    study = Study.create(
+        load_study(path), path, tmp_path / "results", "run", clock=lambda: clock[0]
+    )
     play(study, 1)
     clock[0] = 99.0
     assert study.next() is not None
@@ -222,7 +248,9 @@ def test_token_and_time_budgets_stop_new_trials(tmp_path: Path) -> None:
 def test_time_of_earlier_launches_counts_and_a_resume_may_extend_the_budget(tmp_path: Path) -> None:
     clock = [0.0]
     path = study_file(tmp_path, text=STUDY.replace("{trials: 8}", "{wall_seconds: 100}"))
-    study = Study.create(load_study(path), path, tmp_path / "results", "run", clock=lambda: clock[0])
+    study = Study.create(
+        load_study(path), path, tmp_path / "results", "run", clock=lambda: clock[0]
+    )
     clock[0] = 60.0
     play(study, 1)
     study.close("interrupted")

@@ -1,0 +1,118 @@
+"""A study on a tiny random model: everything real but the size, so that whole studies run in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl", "bee", "ant", "pig", "rat", "emu", "eel")
+
+STUDY = """
+name: tiny
+base: {path: model}
+sources:
+  chat: {path: chat.jsonl, format: messages}
+  pairs: {path: pairs.jsonl, format: preference}
+  ask: {path: ask.jsonl, format: prompt}
+  other_pairs: {path: other_pairs.jsonl, format: preference}
+  prose: {path: prose.jsonl, format: text}
+influences:
+  tone: {method: sft, adapter: {kind: lora, rank: {choice: [2, 4]}}, mix: {chat: 1.0},
+         dose_tokens: {low: 150, high: 600}, learning_rate: {low: 1e-3, high: 1e-2, log: true}}
+  form: {method: sft, adapter: {kind: full}, mix: {chat: 1.0}, dose_tokens: 300, learning_rate: 1e-3}
+  taste: {method: dpo, adapter: {kind: lora, rank: 2}, mix: {pairs: 1.0}, dose_tokens: 300, learning_rate: 1e-2}
+order: {max_stages: 2}
+training: {rows_per_step: 4, max_length: 64}
+suite:
+  short: {evaluator: pattern, source: ask, rules: [{rule: length, unit: words, at_most: 3}], max_new_tokens: 6}
+  taste: {evaluator: preference, source: other_pairs}
+  retention: {evaluator: retention, source: prose, max_tokens: 32}
+holdout:
+  shorter: {evaluator: pattern, source: ask, rules: [{rule: length, unit: words, at_most: 1}], max_new_tokens: 6}
+objectives: [{score: taste.margin, reference: -5.0}, {score: retention.kl, reference: 5.0}]
+constraints: [{score: retention.kl, at_most: 4.0}]
+sampler: {seed: 5}
+budget: {trials: 6}
+compute: {device: cpu}
+"""
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "search.cli.main", *words]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+
+
+def write_model(folder: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(
+        [f"the {animal} says hello to you" for animal in ANIMALS], trainer
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=TEMPLATE,
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+
+
+def write_data(folder: Path) -> None:
+    def ask(animal: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"What does the {animal} say?"}]
+
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    rows: dict[str, list[dict[str, object]]] = {
+        "chat": [{"messages": ask(a) + answer(f"the {a} says hello")} for a in ANIMALS[:8]],
+        "pairs": [
+            {"prompt": ask(a), "chosen": answer("hello to you"), "rejected": answer(f"the {a}")}
+            for a in ANIMALS[:8]
+        ],
+        "ask": [{"prompt": ask(a), "kind": "animal"} for a in ANIMALS[8:]],
+        "other_pairs": [
+            {"prompt": ask(a), "chosen": answer("hello to you"), "rejected": answer(f"the {a}")}
+            for a in ANIMALS[8:]
+        ],
+        "prose": [
+            {"text": f"Once the {a} met a friend and said hello to you all."} for a in ANIMALS
+        ],
+    }
+    for name, lines in rows.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
