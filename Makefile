@@ -18,10 +18,9 @@ export TOKENIZERS_PARALLELISM = false
 
 demo: $(VENV)/.demo-installed
 	@test -e $(DEMO)/study.yaml || $(BIN)/apportion init $(DEMO)
-	@if test -e $(DEMO)/results/inner_voice/study.json; \
-	then $(BIN)/apportion resume $(DEMO)/results/inner_voice; \
-	else $(BIN)/apportion run $(DEMO)/study.yaml --results $(DEMO)/results; fi
-	@echo "report  $(DEMO)/results/inner_voice/report/report.html"
+	@if test -e .demo/results/inner_voice/study.json; \
+	then $(BIN)/apportion resume .demo/results/inner_voice; \
+	else $(BIN)/apportion run $(DEMO)/study.yaml --results .demo/results; fi
 
 test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .

@@ -106,7 +106,12 @@ class Harness(Evaluator):
                     task.set_config(key="num_fewshot", value=spec.num_fewshot or 0)
                 task.set_fewshot_seed(seed=SEED)
             found: Mapping[str, Any] = evaluate(
-                lm=HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ROWS),
+                lm=HFLM(
+                    pretrained=model.model,
+                    tokenizer=model.tokenizer,
+                    batch_size=BATCH_ROWS,
+                    softmax_dtype="float32",
+                ),
                 task_dict=loaded,
                 limit=spec.limit,
                 bootstrap_iters=0,  # standard errors are computed here from the items

@@ -3,10 +3,10 @@
 Everything runs in inference mode and leaves the model as it was found. The vocabulary head, half of a small model's
 work, is applied only to the positions that count.
 
-Precision `bfloat16` swaps the weights for bfloat16 copies while a measurement runs and puts the originals back: greedy
-generation with SmolLM2-135M on one CPU thread took 2.3 s so, 5.2 s under autocast (which converts the weights again for
-every token) and 4.9 s in float32; scoring 1,024 tokens took 0.37, 0.46 and 1.32 s (on a CPU with bfloat16 instructions).
-Softmax is always float32 and sums are float64.
+Precision `bfloat16` swaps the weights for bfloat16 copies while a measurement runs and puts the originals back. On one
+CPU thread with bfloat16 instructions, greedy generation with SmolLM2-135M took 2.3 s so, 5.2 s under autocast (which
+converts the weights again for every token) and 4.9 s in float32; scoring 1,024 tokens took 0.37, 0.46 and 1.32 s.
+Softmax is always float32, sums are float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from torch.nn import functional as F  # noqa: N812 - torch's own habit
 from transformers import DynamicCache
 
 from evaluators.base import Conversation
-from evaluators.tokens import TokenSequence, completion_sequences, prompt_ids, text_windows
+from evaluators.tokens import (
+    Logp,
+    TextChange,
+    TextNats,
+    TokenSequence,
+    completion_sequences,
+    prompt_ids,
+    text_windows,
+)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -40,37 +48,6 @@ class Capacity(NamedTuple):
 
 
 CAPACITIES = {"cpu": Capacity(4096, 32, 2**24), "cuda": Capacity(32768, 128, 2**27)}
-
-
-class Logp(NamedTuple):
-    """Log-probability of a completion given its prompt."""
-
-    nats: float
-    """Sum over its tokens, at most 0."""
-    n_tokens: int
-
-
-class TextNats(NamedTuple):
-    """Negative log-likelihood of one text."""
-
-    nats: float
-    """Sum over its tokens, at least 0."""
-    n_tokens: int
-    n_bytes: int
-    """UTF-8 bytes of the text."""
-
-
-class TextChange(NamedTuple):
-    """One text under a model and under the base."""
-
-    nats: float
-    """As in TextNats, of the model."""
-    base_nats: float
-    """The same of the base."""
-    kl_nats: float
-    """KL(base || model), summed over its tokens."""
-    n_tokens: int
-    n_bytes: int
 
 
 class TextHidden(NamedTuple):
@@ -241,10 +218,10 @@ class LoadedModel:
             base_NH = torch.cat([base.hidden[index] for index in batch.indices]).to(self.device)
             return self._changes(batch, base_NH, head_weight, head_bias)
 
-        sums = _by_text(self._summed(windows, changes), windows, len(texts))
+        sums = _by_text(self._summed(windows, changes), windows, len(texts)).tolist()
         return [
-            TextChange(*(float(total) for total in totals), n_tokens, len(text.encode()))
-            for totals, n_tokens, text in zip(
+            TextChange(nats, base_nats, kl_nats, n_tokens, len(text.encode()))
+            for (nats, base_nats, kl_nats), n_tokens, text in zip(
                 sums, _n_tokens(windows, len(texts)), texts, strict=True
             )
         ]

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
-import jsonschema
-from jsonschema.exceptions import SchemaError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
-
+from evaluators.json_schema import fits_schema
 from evaluators.spec import (
     ContainsRule,
     EndsWithRule,
@@ -47,7 +40,7 @@ def satisfies(rule: Rule, output: str, row: Mapping[str, Any]) -> bool:
                 rule.at_most is None or n_units <= rule.at_most
             )
         case JsonSchemaRule():
-            return _fits_schema(text, rule.schema_)
+            return fits_schema(text, rule.schema_)
         case StartsWithRule():
             return text.startswith(rule.text)
         case EndsWithRule():
@@ -87,50 +80,6 @@ def count_units(text: str, unit: str) -> int:
     if unit == "lines":
         return sum(1 for line in text.splitlines() if line.strip())
     return sum(1 for part in re.split(r"[.!?]+(?=\s|$)", text) if part.strip(" \t\r\n\"')"))
-
-
-def schema_fault(schema: Mapping[str, Any]) -> str | None:
-    """Return why a JSON schema cannot be used, in one line, or None if it can."""
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-        resolver = Registry().resolver_with_root(DRAFT202012.create_resource(dict(schema)))
-        for reference in _references(schema):
-            resolver.lookup(reference)
-    except SchemaError as error:
-        return f"{error.json_path} {error.message}".splitlines()[0]
-    except Unresolvable as error:
-        return f"$ref {error.ref!r} points nowhere inside it"
-    return None
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
-                yield value
-            else:
-                yield from _references(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _references(value)
-
-
-@cache
-def _validator(schema_text: str) -> jsonschema.Draft202012Validator:
-    # An empty registry: the library's default one fetches remote references.
-    return jsonschema.Draft202012Validator(json.loads(schema_text), registry=Registry())
-
-
-def _fits_schema(text: str, schema: Mapping[str, Any]) -> bool:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # an output may nest deeper than the parser's stack
-        return False
-    return bool(_validator(json.dumps(schema, sort_keys=True)).is_valid(value))
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _contains(text: str, part: str, ignore_case: bool) -> bool:

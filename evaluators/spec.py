@@ -20,7 +20,9 @@ _REGEX_FLAGS = {"ignorecase": re.IGNORECASE, "multiline": re.MULTILINE, "dotall"
 _MINIMISED_METRICS = frozenset(
     {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
 )
-_UNBOUNDED_METRICS = _MINIMISED_METRICS | {"likelihood", "bleu", "chrf"}
+_SHARE_METRICS = frozenset(
+    {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "f1"}
+)
 
 
 class Spec(BaseModel):
@@ -95,7 +97,7 @@ class JsonSchemaRule(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> JsonSchemaRule:
-        from evaluators.rules import schema_fault  # late: jsonschema costs start-up time
+        from evaluators.json_schema import schema_fault  # late: jsonschema costs start-up time
 
         fault = schema_fault(self.schema_)
         if fault is not None:
@@ -242,7 +244,7 @@ class RetentionSpec(Spec):
     evaluator: Literal["retention"]
     source: str | None = None
     """Source of format `text`. Default: passages of the Python language reference that ships with Python."""
-    limit: int | None = Field(default=32, gt=0)
+    limit: int | None = Field(default=16, gt=0)
     """Use only the first passages."""
     max_tokens: int = Field(default=256, gt=1)
     """Window in tokens; a longer passage is scored in windows that do not overlap."""
@@ -274,9 +276,9 @@ class HarnessSpec(Spec):
     apply_chat_template: bool = False
     """Wrap questions in the model's chat template."""
     metric: str | None = None
-    """Metric and filter, such as `acc,none`. Default: the task's first."""
+    """Metric and filter, such as `acc,none`. Default: the task's first, whose worst value is then not known."""
     direction: Direction | None = None
-    """Default: minimise for perplexities and the like, else maximise. If the harness disagrees, the score is missing."""
+    """Default: minimise for perplexities and the like, else maximise. If the harness disagrees, scores are missing."""
 
     @model_validator(mode="after")
     def _check(self) -> HarnessSpec:
@@ -290,15 +292,15 @@ class HarnessSpec(Spec):
 
     def infos(self, name: str) -> tuple[ScoreInfo, ...]:
         """Return what is known of the scores when the evaluator is called `name`."""
-        metric = (self.metric or "task default").split(",")[0]
+        metric = self.metric.split(",")[0] if self.metric is not None else None
+        is_share = metric in _SHARE_METRICS
         direction: Direction = self.direction or (
             "minimise" if metric in _MINIMISED_METRICS else "maximise"
         )
-        is_share = self.metric is not None and metric not in _UNBOUNDED_METRICS
         return tuple(
             ScoreInfo(
                 name=f"{name}.{task}",
-                unit=metric,
+                unit="share" if is_share else metric or "task metric",
                 direction=direction,
                 worst=0.0 if is_share and direction == "maximise" else None,
             )

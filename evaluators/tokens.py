@@ -1,4 +1,4 @@
-"""From conversations and text to token ids, as training sees them. Uses a tokenizer, no model and no torch."""
+"""From conversations and text to token ids, as training sees them, and what is summed over them. No torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,37 @@ class TokenSequence(NamedTuple):
     """At least 1: the first token has nothing to be predicted from."""
     owner: int
     """Index of the row it belongs to."""
+
+
+class Logp(NamedTuple):
+    """Log-probability of a completion given its prompt."""
+
+    nats: float
+    """Sum over its tokens, at most 0."""
+    n_tokens: int
+
+
+class TextNats(NamedTuple):
+    """Negative log-likelihood of one text."""
+
+    nats: float
+    """Sum over its tokens, at least 0."""
+    n_tokens: int
+    n_bytes: int
+    """UTF-8 bytes of the text."""
+
+
+class TextChange(NamedTuple):
+    """One text under a model and under the base."""
+
+    nats: float
+    """As in TextNats, of the model."""
+    base_nats: float
+    """The same of the base."""
+    kl_nats: float
+    """KL(base || model), summed over its tokens."""
+    n_tokens: int
+    n_bytes: int
 
 
 def prompt_ids(tokenizer: Any, conversation: Conversation) -> list[int]:

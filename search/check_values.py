@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from search.base_files import resolve_base
 from search.errors import SpecError
@@ -15,7 +15,7 @@ from search.messages import KeyPath, suggest, value_text
 from search.spec import StudySpec
 from spaces.influence import FullSpec, InfluenceSpec, LoraSpec
 from spaces.recipe import TARGET_MODULES, layer_range
-from spaces.spec import LAYERS_PATTERN, FloatRange, IntRange, Spec, TextChoice, Value
+from spaces.spec import LAYERS_PATTERN, BoolChoice, FloatRange, IntRange, Spec, TextChoice, Value
 
 HANDOFFS = ("merge", "stack", "detach", "continue")
 _MODULES = (*TARGET_MODULES["all"], "embed_tokens", "lm_head", "norm")
@@ -53,7 +53,7 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         spec: The study.
         root: Folder of the study file, to find out how many layers a local base has.
     """
-    n_layers = _n_layers(spec, root)
+    config = _base_config(spec, root)
     for name, influence in spec.influences.items():
         place: KeyPath = ("influences", name)
         adapter = influence.adapter
@@ -63,11 +63,13 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
                     value = getattr(holder, field)
                     yield from _number_findings(value, (*where, field), _BOUNDS[field])
         for spot, text in _texts(adapter.layers, (*place, "adapter", "layers")):
-            yield from _layer_findings(text, spot, n_layers)
+            yield from _layer_findings(text, spot, config.get("num_hidden_layers"))
         for spot, text in _texts(adapter.targets, (*place, "adapter", "targets")):
-            yield from _target_findings(text, spot, adapter)
+            is_tied = config.get("tie_word_embeddings")
+            yield from _target_findings(text, spot, adapter, is_tied)
         for spot, text in _texts(influence.handoff, (*place, "handoff")):
             yield from _handoff_findings(spec, name, text, spot)
+            yield from _dora_findings(spec, name, text, spot)
 
 
 def _number_findings(value: object, place: KeyPath, bound: _Bound) -> Iterator[Finding]:
@@ -95,7 +97,7 @@ def _texts(value: Value, place: KeyPath) -> Iterator[tuple[KeyPath, str]]:
         yield place, str(value)
 
 
-def _layer_findings(text: str, place: KeyPath, n_layers: int | None) -> Iterator[Finding]:
+def _layer_findings(text: str, place: KeyPath, n_layers: object) -> Iterator[Finding]:
     if not re.fullmatch(LAYERS_PATTERN, text):
         remedy = "write all, layer numbers such as 0-14, or shares such as 50%-100%"
         yield Finding(place, f"{value_text(text)} is not a layer range; {remedy}")
@@ -107,7 +109,7 @@ def _layer_findings(text: str, place: KeyPath, n_layers: int | None) -> Iterator
     if low > high or (is_share and (low == high or high > 100)):
         remedy = "from below 100% up to 100%" if is_share else "the smaller number first"
         yield Finding(place, f"{value_text(text)} selects no layers; write {remedy}")
-    elif n_layers is not None:
+    elif isinstance(n_layers, int) and n_layers > 0:
         try:
             layer_range(text, n_layers)
         except ValueError:
@@ -116,7 +118,9 @@ def _layer_findings(text: str, place: KeyPath, n_layers: int | None) -> Iterator
             )
 
 
-def _target_findings(text: str, place: KeyPath, adapter: FullSpec | LoraSpec) -> Iterator[Finding]:
+def _target_findings(
+    text: str, place: KeyPath, adapter: FullSpec | LoraSpec, is_tied: object
+) -> Iterator[Finding]:
     is_lora = isinstance(adapter, LoraSpec)
     groups = (*TARGET_MODULES, *(() if is_lora else ("everything",)))
     if text in groups:
@@ -135,7 +139,13 @@ def _target_findings(text: str, place: KeyPath, adapter: FullSpec | LoraSpec) ->
                 place, f"{name} is a group and stands alone; write it alone or list names"
             )
         elif is_lora and name in _MODEL_ENDS:
-            yield Finding(place, f"{name} cannot carry an adapter; leave it out, or use kind: full")
+            what = "shares its weight" if is_tied else "must not share its weight"
+            yield Finding(
+                place,
+                f"{name} {what} with another module, or LoRA on it cannot be merged; "
+                "leave it out, or use kind: full",
+                is_warning=is_tied is not True,
+            )
         elif name not in _MODULES:
             is_slip = difflib.get_close_matches(name, (*groups, *_MODULES), n=1, cutoff=0.75)
             text = (
@@ -162,8 +172,30 @@ def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> 
                 return
 
 
+def _dora_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Iterator[Finding]:
+    """DoRA rescales what else lies on the weights, so it neither follows nor precedes a stacked adapter."""
+    if text not in ("stack", "detach") or spec.influences[name].adapter.kind == "full":
+        return
+    for follower in _followers(spec, name):
+        if spec.influences[follower].adapter.kind == "full":
+            continue
+        for influence in (name, follower):
+            if _may_be_dora(spec.influences[influence]):
+                yield Finding(
+                    place,
+                    f"{text} leaves the adapter on the model for {follower}, which may run later, and "
+                    f"{influence} may be DoRA, which lies on bare weights only; write merge or dora: false",
+                )
+                return
+
+
+def _may_be_dora(influence: InfluenceSpec) -> bool:
+    dora = getattr(influence.adapter, "dora", False)
+    return True in dora.choice if isinstance(dora, BoolChoice) else bool(dora)
+
+
 def _followers(spec: StudySpec, name: str) -> Iterator[str]:
-    """Yield the influences that may run directly after another."""
+    """Yield the influences that may run after another; any of them may be the next."""
     order = spec.order
     allowed = order.influences or tuple(spec.influences)
     if name not in allowed or order.max_stages == 1:
@@ -186,14 +218,13 @@ def _cannot_continue(adapter: FullSpec | LoraSpec, following: InfluenceSpec) -> 
     return None
 
 
-def _n_layers(spec: StudySpec, root: Path) -> int | None:
-    """Return the number of layers that a local base declares; None where only the model itself knows."""
+def _base_config(spec: StudySpec, root: Path) -> dict[str, Any]:
+    """Return the configuration of a local base; empty where only the model itself knows."""
     if spec.base.gguf_file is not None:
-        return None
+        return {}
     try:
         folder = resolve_base(spec.base, root).folder
         config = json.loads((folder / "config.json").read_text()) if folder is not None else {}
-        number = config.get("num_hidden_layers")
-    except (SpecError, OSError, ValueError, AttributeError):
-        return None  # base_findings says what is wrong with the base.
-    return number if isinstance(number, int) and number > 0 else None
+    except (SpecError, OSError, ValueError):
+        return {}  # base_findings says what is wrong with the base.
+    return config if isinstance(config, dict) else {}

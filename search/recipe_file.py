@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import yaml
 from pydantic import Field
 
 from search.folders import to_json
 from search.spec import BaseSpec, Name, SourceSpec, StudySpec, TrainingSpec
-from search.yaml_file import load_model
+from search.yaml_file import dump_yaml, load_model
 from spaces.recipe import Recipe, Stage
 from spaces.spec import Spec
 
@@ -76,8 +75,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
         stages=recipe.stages,
     )
     data = file.model_dump(mode="json", exclude_none=True)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
-    return _HEADER.format(study=spec.name, number=number) + text
+    return _HEADER.format(study=spec.name, number=number) + dump_yaml(data)
 
 
 def digest_context(

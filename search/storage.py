@@ -16,7 +16,10 @@ from search.errors import StudyError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_OPTUNA_DIRECTIONS = {"maximise": "maximize", "minimise": "minimize"}
+_OPTUNA_DIRECTIONS = {
+    "maximise": optuna.study.StudyDirection.MAXIMIZE,
+    "minimise": optuna.study.StudyDirection.MINIMIZE,
+}
 
 
 def database_url(storage: str | None, database: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 
 from evaluators.models import LoadedModel
+from evaluators.scores import Score
 from evaluators.suite import Reference, Suite
 from search.errors import ApportionError, StageError
 from search.folders import TrialFolder, utc_now
@@ -149,7 +150,7 @@ class TrialRun:
     def _evaluate(self, ref: ModelRef, n_stages: int, is_last: bool) -> None:
         started = time.monotonic()
         loaded = loaded_model(ref, self._lab.spec.training.precision)
-        scores = []
+        scores: list[tuple[Score, ...]] = []
         for suite, reference, is_holdout in (
             (self._lab.suite, self._lab.references[0], False),
             (self._lab.holdout, self._lab.references[1], True),
@@ -246,7 +247,7 @@ def train_recipe(
     return trained
 
 
-def loaded_model(ref: ModelRef, precision: str) -> LoadedModel:
+def loaded_model(ref: ModelRef, precision: Literal["float32", "bfloat16"]) -> LoadedModel:
     """Return a model as evaluators see it."""
     return LoadedModel(ref.model, ref.tokenizer, ref.device, precision)
 

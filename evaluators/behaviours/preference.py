@@ -28,7 +28,8 @@ from evaluators.spec import PreferenceSpec
 from evaluators.stats import Estimate, mean_estimate, share_estimate
 
 if TYPE_CHECKING:
-    from evaluators.models import LoadedModel, Logp
+    from evaluators.models import LoadedModel
+    from evaluators.tokens import Logp
 
 NO_REFERENCE = "nothing is known of the base: measure the suite's reference first"
 

@@ -167,6 +167,29 @@ def infeasible_reasons(view: StudyView, trial: TrialRecord) -> list[str]:
     return reasons
 
 
+def reference_text(view: StudyView) -> str:
+    """Return the reference point, such as `tone 0, retention.kl 1`; empty if one has none."""
+    points = [(objective.name, objective.reference) for objective in view.objectives]
+    return ", ".join(f"{name} {point:g}" for name, point in points if point is not None)
+
+
+def setting_rows(view: StudyView) -> list[tuple[str, str]]:
+    """Return (what, value) of the settings that the results depend on."""
+    spec = view.spec
+    seeds = sorted({trial.seed for trial in view.trials})
+    devices = sorted({trial.device for trial in view.trials})
+    rows = [
+        ("base", spec.base.hub or spec.base.package or spec.base.path or ""),
+        ("base revision", spec.base.revision or ""),
+        ("sampler", f"{spec.sampler.name}, seed {spec.sampler.seed}"),
+        ("seeds of trials", ", ".join(str(seed) for seed in seeds[:10])),
+        ("devices", ", ".join(devices[:10])),
+        ("precision", f"weights {spec.base.dtype}, compute {spec.training.precision}"),
+        ("rows per optimizer step", str(spec.training.rows_per_step)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
 def influence_rows(view: StudyView) -> list[dict[str, str]]:
     """Return one row per influence: what was fixed and what was searched."""
     return [_influence_row(name, influence) for name, influence in view.spec.influences.items()]

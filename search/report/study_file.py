@@ -62,7 +62,8 @@ def launches(study_file: dict[str, Any]) -> tuple[LaunchLine, ...]:
 def facts(study_file: dict[str, Any]) -> list[tuple[str, str]]:
     """Return provenance as (what, value) rows, nested keys joined by dots; versions are not among them."""
     rows = []
-    left_out = {"launches", "budget", "provenance", "versions"}
+    # `root` is a folder of the machine and no part of what is needed to repeat the study.
+    left_out = {"launches", "budget", "provenance", "versions", "root"}
     flat = {key: value for key, value in study_file.items() if key not in left_out}
     nested = study_file.get("provenance")
     if isinstance(nested, dict):

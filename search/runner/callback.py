@@ -16,6 +16,10 @@ class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks into experiment state that is never read back."""
+        return {}
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:

@@ -63,5 +63,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the study's storage is the truth."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its searcher into experiment state that is never read back."""
+        return {}
+
     def _folder(self) -> StudyFolder:
         return self._study.folder

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from peft.mapping import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
+from search.errors import StageError
 from search.stages.places import canonical_name, lora_modules, n_layers
 from spaces.recipe import Lora, layer_range, target_modules
 
@@ -37,9 +38,9 @@ def add_adapter(model: Any, name: str, settings: Lora, seed: int) -> None:
     """Inject a new adapter, which changes nothing yet: its B is zero. Its weights are float32.
 
     Raises:
-        StageError: Targets or layers are not in this model.
+        StageError: Targets or layers are not in this model, or a target shares its weight with another module.
     """
-    lora_modules(model, settings)
+    _check_untied(model, lora_modules(model, settings))
     with torch.random.fork_rng(enabled=True), warnings.catch_warnings():
         # PEFT warns of a second adapter in the same model; here that is what stacking means.
         warnings.simplefilter("ignore", UserWarning)
@@ -59,9 +60,7 @@ def lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
 def adapter_parameters(model: Any, name: str) -> dict[str, torch.nn.Parameter]:
     """Return an adapter's parameters by their names in the model."""
     return {
-        path: parameter
-        for path, parameter in model.named_parameters()
-        if name in path.split(".")
+        path: parameter for path, parameter in model.named_parameters() if name in path.split(".")
     }
 
 
@@ -120,8 +119,21 @@ def dora_conflict(settings: Lora | None, stacked: Iterable[Lora]) -> str | None:
     return None
 
 
-
-
 def adapter_names(model: Any) -> list[str]:
     """Return the names of all adapters in a model."""
-    return sorted({name for _, layer in lora_layers(model) for name in layer._all_available_adapter_names()})
+    return sorted(
+        {name for _, layer in lora_layers(model) for name in layer._all_available_adapter_names()}
+    )
+
+
+def _check_untied(model: Any, modules: dict[str, Any]) -> None:
+    """Refuse what cannot be merged: an update of one module would also change the one that shares its weight."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return
+    tied = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    for name, module in modules.items():
+        if id(module) in tied:
+            raise StageError(
+                f"targets: {name} shares its weight with another module of this model, so LoRA on it "
+                "cannot be merged; leave it out, or train it with a full adapter"
+            )

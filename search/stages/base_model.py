@@ -1,7 +1,7 @@
 """ResidentBase: the base model, loaded once per process and restored in memory between recipes.
 
-    base = ResidentBase.load(spec.base, root, device="cpu", precision="bfloat16", threads=1)
-    ref = base.fresh()      # a ModelRef; earlier ones are stale from here on
+base = ResidentBase.load(spec.base, root, device="cpu", precision="bfloat16", threads=1)
+ref = base.fresh()      # a ModelRef; earlier ones are stale from here on
 """
 
 from __future__ import annotations
@@ -137,13 +137,12 @@ class ResidentBase:
     @torch.no_grad()
     def keep(self, names: Iterable[str]) -> None:
         """Remember these parameters as they are in the base, before a stage changes them."""
-        wanted = set(names) - self._changed
-        for name, parameter in self.model.named_parameters():
-            name = canonical_name(name)
-            if name not in wanted:
-                continue
+        parameters = {
+            canonical_name(name): parameter for name, parameter in self.model.named_parameters()
+        }
+        for name in set(names) - self._changed:
             if name not in self._originals:
-                self._originals[name] = parameter.detach().clone()
+                self._originals[name] = parameters[name].detach().clone()
             self._changed.add(name)
 
     def _holders(self) -> list[Any]:

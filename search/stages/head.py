@@ -23,7 +23,11 @@ def install_head(model: Any) -> None:
     forward = type(model).forward
 
     def scored(
-        self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **inputs: Any
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Tensor | None = None,
+        **inputs: Any,
     ) -> Any:
         if not fused_lm_head or labels is None:
             return forward(self, *args, labels=labels, **inputs)

@@ -1,6 +1,6 @@
 """Run one stage on a model: plan its rows, make weights trainable, train, hand off.
 
-    outcome = run_stage(ref, stage, sources, spec.training, seed)     # changes ref in place
+outcome = run_stage(ref, stage, sources, spec.training, seed)     # changes ref in place
 """
 
 from __future__ import annotations
@@ -108,12 +108,6 @@ def run_stage(
         setup_seconds=time.monotonic() - started - train_seconds,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if ref.device == "cuda" else None,
     )
-
-
-def finish(ref: ModelRef) -> None:
-    """End a recipe: adapters set aside by the last stage's handoff are active already, so only gradients go."""
-    ref.model.zero_grad(set_to_none=True)
-    ref.model.eval()
 
 
 def _token_rows(

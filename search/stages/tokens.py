@@ -142,8 +142,7 @@ class _Reader:
             labels = ids
         else:
             labels = [
-                token if learnt else IGNORED
-                for token, learnt in zip(ids, is_learnt, strict=False)
+                token if learnt else IGNORED for token, learnt in zip(ids, is_learnt, strict=False)
             ]
         # The first token is never predicted.
         if all(label == IGNORED for label in labels[1:]):

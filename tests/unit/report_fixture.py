@@ -16,6 +16,10 @@ from spaces.recipe import Full, Lora, Recipe, Stage
 HOSTILE = '</script><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">'
 FORMULA = '=HYPERLINK("http://evil.invalid", "click")'
 OBJECTIVES = ("tone", "taste.gain_accuracy", "retention.kl", "taste.margin", "prose")
+NOISE = 3
+"""A trial that is trained too little to tell it from the base."""
+KNEE = 8
+"""A trial that gains more in two objectives for its drift than any other."""
 REFERENCES = {"retention.kl": 1.0, "taste.margin": -2.0, "prose": 3.0}
 PROMPTS = (
     "What is the capital of Finland?",
@@ -160,8 +164,11 @@ def _recipe(number: int, draw: random.Random) -> Recipe:
     )
     if number < 2:
         return Recipe(stages=(tone,) * number)
-    if number == 3:  # too little to tell from the base
+    if number == NOISE:
         return Recipe(stages=(tone.model_copy(update={"dose_tokens": 40}),))
+    if number == KNEE:
+        tone, taste = (stage.model_copy(update={"dose_tokens": 1500}) for stage in (tone, taste))
+        return Recipe(stages=(taste, tone))
     return Recipe(stages=draw.choice([(tone,), (tone, taste), (taste, tone), (taste,)]))
 
 
@@ -197,7 +204,7 @@ def _boundary(
     """Score a model that gains by dose, loses tone to a later taste, and drifts with every token."""
     done = recipe.stages[:n_stages]
     level = {"tone": 0.1, "taste": 0.5}
-    efficiency = random.Random(number).uniform(0.3, 1.0)
+    efficiency = {KNEE: 0.8, 11: 1.0}.get(number, random.Random(number).uniform(0.3, 0.7))
     for stage in done:
         gain = efficiency * (1 - 2.7 ** (-stage.dose_tokens / 2000))
         level[stage.influence] += (0.95 - level[stage.influence]) * gain
@@ -243,7 +250,7 @@ def _score(info: ScoreInfo, mean: float, draw: random.Random) -> Score:
     return Score(
         name=info.name,
         value=value,
-        stderr=0.03 if mean else 0.0,
+        stderr=0.0 if info.name == "retention.kl" and not mean else 0.03,
         n=64,
         unit=info.unit,
         direction=info.direction,

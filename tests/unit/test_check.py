@@ -34,7 +34,6 @@ def adapters(tone: str, taste: str) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 CONTINUE = ("method: sft\n", "method: sft\n    handoff: continue\n")
-NO_ORDER = ("before: [[tone, taste]]", "max_repeats: 1")
 NO_BASELINE = (", values: {tone.rank: 4, tone.dose_tokens: 1000}", "")
 
 
@@ -110,10 +109,45 @@ def test_unknown_module_is_a_warning_and_a_slip_an_error(good_study: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
-def test_adapter_on_the_ends_of_the_model_is_an_error(good_study: Path, name: str) -> None:
+def test_adapter_on_tied_ends_of_the_model_is_an_error_and_else_a_warning(
+    good_study: Path, name: str
+) -> None:
     (found,) = problems(good_study, ("layers: 50%-100%", f"targets: {name}"))
-    assert f"{name} cannot carry an adapter" in found
+    assert found.startswith("warning")
+    assert f"{name} must not share its weight with another module" in found
+    Path("model/config.json").write_text('{"tie_word_embeddings": true}')
+    (found,) = problems(good_study)
     assert found.startswith("error")
+    assert f"{name} shares its weight with another module" in found
+
+
+@pytest.mark.parametrize(
+    ("handoff", "tone", "taste", "is_error"),
+    [
+        ("stack", "dora: true", "dora: false", True),
+        ("stack", "dora: false", "dora: true", True),
+        ("detach", "dora: {choice: [false, true]}", "dora: false", True),
+        ("stack", "dora: false", "dora: false", False),
+        ("merge", "dora: true", "dora: true", False),
+    ],
+)
+def test_dora_and_stacked_adapters_exclude_each_other(
+    good_study: Path, handoff: str, tone: str, taste: str, is_error: bool
+) -> None:
+    both = adapters(
+        f"handoff: {handoff}\n    adapter: {{kind: lora, {tone}}}",
+        f"adapter: {{kind: lora, {taste}}}",
+    )
+    found = problems(good_study, *both, NO_BASELINE)
+    assert ["lies on bare weights only" in text for text in found] == [True] * is_error
+
+
+def test_dora_may_stack_where_nothing_may_follow(good_study: Path) -> None:
+    both = adapters(
+        "handoff: stack\n    adapter: {kind: lora, dora: true}", "adapter: {kind: lora}"
+    )
+    swapped = ("[[tone, taste]]", "[[taste, tone]]")
+    assert problems(good_study, *both, NO_BASELINE, swapped) == []
 
 
 def test_full_weights_may_move_the_ends_of_the_model(good_study: Path) -> None:

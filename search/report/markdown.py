@@ -1,0 +1,205 @@
+"""report.md: the facts of the report for people and tools that read text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from search.records import TrialRecord
+from search.report import describe
+from search.report.numbers import duration_text, number_text, score_text, tokens_text
+from search.report.samples import Sample, load_samples
+from search.report.study_file import facts, launches, versions
+from search.report.view import StudyView, holdout_scores, total_seconds
+from spaces.recipe import Stage
+
+MAX_FRONT_ROWS = 40
+"""Front members in the tables; front.csv has all."""
+MAX_SAMPLED = 3
+"""Front members whose generations are shown."""
+SAMPLES_EACH = 2
+"""Generations shown per evaluator and member."""
+
+
+def report_markdown(view: StudyView) -> str:
+    """Return the report as Markdown. Model output stands in code fences, other found text is escaped."""
+    parts = [
+        f"# {escaped(view.spec.name)}",
+        describe.front_sentence(view),
+        f"{escaped(describe.searched_sentence(view))} {describe.trials_sentence(view)}",
+        describe.budget_sentence(view),
+        describe.INTERVAL_NOTE,
+        "![Front](front.png)",
+        *_front(view),
+        *_recipes(view),
+        *_failures(view),
+        *_samples(view),
+        *_provenance(view),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return a text on one line in which Markdown and HTML see no markup."""
+    line = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", line)
+
+
+def fenced(text: str) -> str:
+    """Return a text in a code fence that is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _front(view: StudyView) -> list[str]:
+    if not view.front:
+        return []
+    members = view.front_trials
+    base = [view.base] if view.base and view.base.number not in view.front else []
+    head = ["trial", "recipe", *(_heading(o.name, o.direction) for o in view.objectives)]
+    head += [_heading(f"{info.name} (holdout)", info.direction) for info in view.holdout]
+    rows = [_front_row(view, trial) for trial in [*members[:MAX_FRONT_ROWS], *base]]
+    more = len(members) - MAX_FRONT_ROWS
+    return [
+        "## Front",
+        "One row a trial that no other feasible trial matches in every objective and exceeds in one; "
+        "↑ higher is better, ↓ lower is better.",
+        _table([*head, "tokens", "time"], rows),
+        f"{more} more rows are in front.csv." if more > 0 else "",
+        describe.knee_sentence(view),
+    ]
+
+
+def _front_row(view: StudyView, trial: TrialRecord) -> list[str]:
+    marks = []
+    if trial.number == view.knee:
+        marks.append("knee")
+    if trial.baseline and trial.recipe.stages:
+        marks.append(f"baseline {trial.baseline}")
+    if trial.number not in view.front:
+        marks.append("not on the front")
+    note = view.noise_note(trial)
+    if note is not None and trial.number in view.front:
+        marks.append(note)
+    label = trial.recipe.label() + (f" ({', '.join(marks)})" if marks else "")
+    final, holdout = trial.final_scores, holdout_scores(trial)
+    scores = [score_text(final.get(objective.name)) for objective in view.objectives]
+    scores += [score_text(holdout.get(info.name)) for info in view.holdout]
+    cost = [tokens_text(trial.trained_tokens), duration_text(total_seconds(trial))]
+    return [str(trial.number), escaped(label), *scores, *cost]
+
+
+def _recipes(view: StudyView) -> list[str]:
+    rows = []
+    for trial in view.front_trials[:MAX_FRONT_ROWS]:
+        for place, stage in enumerate(trial.recipe.stages, start=1):
+            trained = trial.stages[place - 1].trained_tokens if place <= len(trial.stages) else None
+            rows.append([str(trial.number), str(place), *_stage_cells(stage, trained)])
+    head = ["trial", "stage", "influence", "method", "adapter", "where", "mix", "dose", "trained"]
+    if not rows:
+        return []
+    return [
+        "## Recipes of the front",
+        "One row a stage, in the order they run; dose and trained are tokens without padding.",
+        _table([*head, "learning rate", "beta", "handoff"], rows),
+    ]
+
+
+def _stage_cells(stage: Stage, trained: int | None) -> list[str]:
+    adapter = stage.adapter
+    settings = adapter.model_dump(exclude={"kind", "targets", "layers"}, exclude_defaults=True)
+    cells = [
+        stage.influence,
+        stage.method,
+        " ".join([adapter.kind, *(f"{name} {value}" for name, value in settings.items())]),
+        f"{adapter.targets}, layers {adapter.layers}",
+        ", ".join(f"{source} {share:.0%}" for source, share in stage.mix.items()),
+        f"{stage.dose_tokens:,}",
+        f"{trained:,}" if trained is not None else "",
+        number_text(stage.learning_rate),
+        number_text(stage.beta) if stage.beta is not None else "",
+        stage.handoff,
+    ]
+    return [escaped(cell) for cell in cells]
+
+
+def _failures(view: StudyView) -> list[str]:
+    rows = [
+        [f"{kind}: {escaped(reason[:600])}", str(len(numbers)), _numbers(numbers)]
+        for kind, found in (
+            ("failed", describe.failures(view)),
+            ("infeasible", describe.infeasible_rows(view)),
+        )
+        for reason, numbers in found
+    ]
+    if not rows:
+        return []
+    return [
+        "## Failed and infeasible trials",
+        "A failed trial could not be trained or scored; an infeasible one breaks a constraint.",
+        _table(["reason", "trials", "numbers"], rows),
+    ]
+
+
+def _samples(view: StudyView) -> list[str]:
+    samples = load_samples(view)
+    chosen = [trial for trial in view.front_trials if trial.recipe.stages]
+    chosen.sort(key=lambda trial: trial.number != view.knee)
+    parts = []
+    for trial in chosen[:MAX_SAMPLED]:
+        for sample in _first_of_each(samples.get(trial.number, [])):
+            where = f"{sample.evaluator}{' (holdout)' if sample.is_holdout else ''}"
+            parts.append(f"### Trial {trial.number}, {escaped(where)}, item {sample.index}")
+            parts += ["Prompt:", fenced(sample.prompt)]
+            parts += [f"Trial {trial.number}:", fenced(sample.output)]
+            if sample.base_output is not None:
+                parts += ["Base:", fenced(sample.base_output)]
+    if not parts:
+        return []
+    how = (
+        "First generations of the knee and of front members, beside the base's for the same prompt."
+    )
+    return ["## What they wrote", how, *parts]
+
+
+def _first_of_each(samples: Sequence[Sample]) -> list[Sample]:
+    n_by_evaluator: dict[str, int] = {}
+    first = []
+    for sample in samples:
+        n_by_evaluator[sample.evaluator] = n_by_evaluator.get(sample.evaluator, 0) + 1
+        if n_by_evaluator[sample.evaluator] <= SAMPLES_EACH:
+            first.append(sample)
+    return first
+
+
+def _provenance(view: StudyView) -> list[str]:
+    rows = [*describe.setting_rows(view), *facts(view.study_file)]
+    rows += [
+        (what, f"{spent} of {allowed}" if allowed else spent)
+        for what, spent, allowed in describe.budget_rows(view)
+    ]
+    found = versions(view.study_file)
+    if found:
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in found.items())))
+    commands = [launch.command for launch in launches(view.study_file) if launch.command]
+    return [
+        "## Provenance",
+        "What is needed to repeat the study; each trial's folder holds its recipe.yaml.",
+        _table(["what", "value"], [[escaped(what), escaped(value)] for what, value in rows]),
+        fenced("\n".join(commands)) if commands else "",
+    ]
+
+
+def _heading(name: str, direction: str) -> str:
+    return f"{escaped(name)} {'↑' if direction == 'maximise' else '↓'}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    text = ", ".join(str(number) for number in numbers[:40])
+    return text + (f" and {len(numbers) - 40} more" if len(numbers) > 40 else "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
