@@ -95,6 +95,8 @@ class Harness(Evaluator):
 
         spec = self.spec
         with _quiet(), _own_randomness(), model.ready(), _same_pad_token(model.tokenizer):
+            # Among answers that are all NaN the harness picks one, and counts it; this raises instead.
+            model.generate(["1"], 1)
             # Fresh task objects: they keep the requests and answers of the model they ran on.
             with contextlib.chdir(self.folder) if self.folder else contextlib.nullcontext():
                 loaded = _task_manager(self.folder).load(list(spec.tasks))

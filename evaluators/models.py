@@ -113,7 +113,6 @@ class LoadedModel:
             self.model.eval()
             for parameter, data in originals.items():
                 parameter.data = data.to(torch.bfloat16)
-            self._check_head()
             yield
         finally:
             for parameter, data in originals.items():
@@ -251,6 +250,7 @@ class LoadedModel:
 
     def _scored(self, sequences: Sequence[TokenSequence]) -> Iterator[_Batch]:
         """Yield the hidden states that predict the tokens from `first` on, batch by batch."""
+        self._check_head()
         for indices in self._batches([len(sequence.ids) - 1 for sequence in sequences]):
             rows = [sequences[index] for index in indices]
             width = len(rows[0].ids) - 1
@@ -264,7 +264,7 @@ class LoadedModel:
             counts = [len(row.ids) - row.first for row in rows]
             hidden_NH = torch.cat(
                 [
-                    hidden_TH[row.first - 1 : len(row.ids) - 1]
+                    hidden_TH[row.first : len(row.ids)]
                     for hidden_TH, row in zip(hidden_BTH, rows, strict=True)
                 ]
             )
@@ -368,12 +368,11 @@ class LoadedModel:
         """Refuse a model that does more between its last hidden state and its logits than apply its head."""
         if self._head_is_plain:
             return
-        with torch.inference_mode():
-            ids_BT = torch.arange(4, device=self.device)[None] % int(self.model.config.vocab_size)
-            # The class's forward: trainers may have patched the instance's.
-            logits = type(self.model).forward(self.model, input_ids=ids_BT, use_cache=False).logits
-            hidden = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-            by_hand = self.model.get_output_embeddings()(hidden)
+        ids_BT = torch.arange(4, device=self.device)[None] % int(self.model.config.vocab_size)
+        # The class's forward: trainers may have patched the instance's.
+        logits = type(self.model).forward(self.model, input_ids=ids_BT, use_cache=False).logits
+        hidden = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        by_hand = self.model.get_output_embeddings()(hidden)
         if not torch.allclose(
             logits.float(), by_hand.float(), rtol=0.02, atol=0.02, equal_nan=True
         ):

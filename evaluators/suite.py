@@ -71,14 +71,16 @@ class Suite:
         """Return what the evaluators need to know of the base. An evaluator that raises leaves a reason instead."""
         parts: dict[str, Any] = {}
         faults: dict[str, str] = {}
-        for evaluator in self.evaluators:
-            if not evaluator.needs_reference:
-                continue
-            try:
-                with base.ready():
+        with base.ready():
+            for evaluator in self.evaluators:
+                if not evaluator.needs_reference:
+                    continue
+                try:
                     parts[evaluator.name] = evaluator.reference(base)
-            except Exception as error:  # one evaluator's failure must not take the others' scores
-                faults[evaluator.name] = f"measuring the base failed: {_reason(error)}"
+                except (
+                    Exception
+                ) as error:  # one evaluator's failure must not take the others' scores
+                    faults[evaluator.name] = f"measuring the base failed: {_reason(error)}"
         return Reference(self.version, parts, faults)
 
     def measure(
@@ -98,6 +100,12 @@ class Suite:
                 f"the reference belongs to suite {reference.suite_version[:12]}, this is {self.version[:12]}; "
                 "measure the base with this suite"
             )
+        with (
+            model.ready()
+        ):  # once for all evaluators: entering costs a copy of the weights in bfloat16
+            return self._measure(model, reference)
+
+    def _measure(self, model: LoadedModel, reference: Reference | None) -> dict[str, Measurement]:
         prompts = {evaluator.name: evaluator.prompts() for evaluator in self.evaluators}
         outputs, fault = self._generate(model, [each for part in prompts.values() for each in part])
         found = {}
@@ -111,11 +119,9 @@ class Suite:
             if reason is not None:
                 found[evaluator.name] = _missing(evaluator, reason)
                 continue
+            own_outputs = [outputs[_key(prompt)] for prompt in own]
             try:
-                with model.ready():
-                    found[evaluator.name] = evaluator.measure(
-                        model, part, [outputs[_key(prompt)] for prompt in own]
-                    )
+                found[evaluator.name] = evaluator.measure(model, part, own_outputs)
             except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found

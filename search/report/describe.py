@@ -12,6 +12,7 @@ from search.report.study_file import launches
 from search.report.view import StudyView, total_seconds
 from search.spec import BudgetSpec
 from spaces.influence import InfluenceSpec, ShareRange, SimplexSpec
+from spaces.recipe import Full, Lora
 
 INTERVAL_NOTE = (
     "Intervals are ±1.96 standard errors over items. They do not include the spread between seeds and do not "
@@ -110,7 +111,7 @@ def budget_rows(view: StudyView) -> list[tuple[str, str, str]]:
 def budget_sentence(view: StudyView) -> str:
     """Return the budget spent, in one sentence."""
     parts = [
-        f"{spent}{f' of {allowed}' if allowed else ''} {what}"
+        f"{what} {spent}{f' of {allowed}' if allowed else ''}"
         for what, spent, allowed in budget_rows(view)
     ]
     return f"Spent: {', '.join(parts)}."
@@ -216,6 +217,18 @@ def _influence_row(influence_name: str, influence: InfluenceSpec) -> dict[str, s
         "beta": value_text(influence.beta) if influence.beta is not None else "",
         "handoff": value_text(influence.handoff),
     }
+
+
+def adapter_text(adapter: Full | Lora) -> str:
+    """Return an adapter's kind and the settings that are not the defaults, such as `lora rank 8, alpha 16`."""
+    settings = adapter.model_dump(exclude={"kind", "targets", "layers"}, exclude_defaults=True)
+    parts = [name if value is True else f"{name} {value:g}" for name, value in settings.items()]
+    return f"{adapter.kind} {', '.join(parts)}".strip()
+
+
+def where_text(adapter: Full | Lora) -> str:
+    """Return which modules of which layers an adapter trains."""
+    return f"{adapter.targets}, layers {adapter.layers}"
 
 
 def value_text(value: Any) -> str:

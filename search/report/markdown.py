@@ -107,13 +107,11 @@ def _recipes(view: StudyView) -> list[str]:
 
 
 def _stage_cells(stage: Stage, trained: int | None) -> list[str]:
-    adapter = stage.adapter
-    settings = adapter.model_dump(exclude={"kind", "targets", "layers"}, exclude_defaults=True)
     cells = [
         stage.influence,
         stage.method,
-        " ".join([adapter.kind, *(f"{name} {value}" for name, value in settings.items())]),
-        f"{adapter.targets}, layers {adapter.layers}",
+        describe.adapter_text(stage.adapter),
+        describe.where_text(stage.adapter),
         ", ".join(f"{source} {share:.0%}" for source, share in stage.mix.items()),
         f"{stage.dose_tokens:,}",
         f"{trained:,}" if trained is not None else "",

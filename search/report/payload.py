@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluators.scores import Score, ScoreInfo
 from search.records import StageRecord, TrialRecord
-from search.report.describe import infeasible_reasons
+from search.report.describe import adapter_text, infeasible_reasons, where_text
 from search.report.samples import Sample, load_samples
 from search.report.view import StudyView, holdout_scores, hypervolumes
 from spaces.recipe import Stage
@@ -97,15 +97,11 @@ def _stages(trial: TrialRecord) -> list[dict[str, Any]]:
 
 
 def _stage(stage: Stage, record: StageRecord | None) -> dict[str, Any]:
-    adapter = stage.adapter.model_dump(exclude={"kind", "targets", "layers"}, exclude_defaults=True)
-    settings = ", ".join(
-        name if value is True else f"{name} {value:g}" for name, value in adapter.items()
-    )
     return {
         "influence": stage.influence,
         "method": stage.method,
-        "adapter": f"{stage.adapter.kind} {settings}".strip(),
-        "where": f"{stage.adapter.targets}, layers {stage.adapter.layers}",
+        "adapter": adapter_text(stage.adapter),
+        "where": where_text(stage.adapter),
         "mix": {name: _short(share) for name, share in stage.mix.items()},
         "dose": stage.dose_tokens,
         "rate": stage.learning_rate,

@@ -7,7 +7,7 @@ from typing import Any
 from ray import tune
 
 from search.runner.launch import Watcher
-from search.runner.searcher import NUMBER
+from search.runner.searcher import N_BOUNDARIES, NUMBER
 
 
 class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
@@ -24,7 +24,7 @@ class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Report a finished stage."""
-        self._watcher.stage_done(trial.config[NUMBER], result["n_boundaries"])
+        self._watcher.stage_done(trial.config[NUMBER], result[N_BOUNDARIES])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Report that time went by."""

@@ -17,6 +17,9 @@ from search.records import Proposal, TrialRecord
 from search.study import Study
 
 NUMBER, PROPOSAL = "number", "proposal"
+"""Keys of a Ray trial's config."""
+N_BOUNDARIES = "n_boundaries"
+"""Key of a Ray trial's result."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types

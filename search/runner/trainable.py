@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search.folders import StudyFolder, write_failure
-from search.runner.searcher import PROPOSAL
+from search.runner.searcher import N_BOUNDARIES, PROPOSAL
 from search.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -21,28 +20,23 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     """Runs one recipe after another in one process."""
 
     def setup(self, config: dict[str, Any], spec: StudySpec, root: str, folder: str) -> None:
-        """Load the lab once per process and prepare the first recipe."""
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from search.trial import Lab
-
+        """Load what all trials share and prepare the first recipe."""
+        self._spec = spec
+        self._root = Path(root)
         self._folder = StudyFolder(Path(folder))
-        try:
-            self._lab: Lab = Lab.load(spec, Path(root))
-        except Exception as error:
-            # Ray drops the reason of a failed set-up on its way to the searcher; the trial's folder keeps it.
-            proposal = config[PROPOSAL]
-            reason = f"{type(error).__name__}: {error}"
-            write_failure(self._folder.trial(proposal.number), proposal, spec, reason)
-            raise
+        self._lab: Lab | None = None
+        self._run: TrialRun | None = None
         self._ended_at: float | None = None
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
         """Train and score one stage."""
+        if self._run is None:
+            return {"done": True, N_BOUNDARIES: 0}
         is_done = self._run.step()
         if is_done:
             self._ended_at = time.monotonic()
-        return {"done": is_done, "n_boundaries": len(self._run.record.boundaries)}
+        return {"done": is_done, N_BOUNDARIES: len(self._run.record.boundaries)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Prepare the next recipe in the same process."""
@@ -56,10 +50,17 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """Load nothing; see `save_checkpoint`."""
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from search.trial import TrialRun
+        from search.trial import Lab, TrialRun
 
         proposal = config[PROPOSAL]
+        folder = self._folder.trial(proposal.number)
         idle_seconds = time.monotonic() - self._ended_at if self._ended_at is not None else 0.0
-        self._run: TrialRun = TrialRun(
-            self._lab, self._folder.trial(proposal.number), proposal, idle_seconds
-        )
+        self._run = None
+        try:
+            self._lab = self._lab or Lab.load(self._spec, self._root)
+        except Exception as error:
+            # Whatever keeps the base from loading is the trial's reason. Raised, it would reach the searcher without
+            # one: Ray keeps the error of a failed set-up to itself.
+            write_failure(folder, proposal, self._spec, f"{type(error).__name__}: {error}")
+        else:
+            self._run = TrialRun(self._lab, folder, proposal, idle_seconds)

@@ -27,7 +27,7 @@ from search.stages.weights import content_hash, converted_gguf, tokenizer_hash
 class ResidentBase:
     """A base model in memory.
 
-    There is one copy of each weight, and a second one of those that some recipe has changed: they are put back by `fresh`.
+    There is one copy of each weight, and a second one of those that some recipe has changed, to put them back.
     """
 
     def __init__(

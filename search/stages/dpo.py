@@ -1,7 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): TRL's DPOTrainer on the stage's batches.
 
-The reference is the model as the stage received it, adapters included. Its log-probabilities are computed before the first
-step, for exactly the rows that the stage uses; no second model is ever in memory.
+The reference is the model as the stage received it, adapters included. Its log-probabilities are computed before the
+first step, for exactly the rows that the stage uses; no second model is ever in memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StageDpo(StageTrainer, DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def add_reference(self) -> None:
-        """Add `ref_chosen_logps` and `ref_rejected_logps`, in nats, to the rows: the model as it is now is the reference.
+        """Add `ref_chosen_logps` and `ref_rejected_logps`, in nats, to the rows, with the model as it is now.
 
         Rows go through in training order, in batches of the size of a step, so the first step starts from the very
         numbers it computes itself.
@@ -103,7 +103,7 @@ def build(setting: Setting, stage: Stage) -> StageDpo:
 
 @contextmanager
 def _no_model_hash() -> Iterator[None]:
-    """Keep TRL from hashing all weights, which would name a cache of reference log-probabilities that stages do not use."""
+    """Keep TRL from hashing all weights: the hash names a cache that stages do not use."""
     module: Any = trl.trainer.dpo_trainer
     original = getattr(module, "hash_module", None)
     if original is not None:

@@ -159,8 +159,7 @@ def _trained(
 
 def _check_finite(parameters: list[torch.nn.Parameter]) -> None:
     with torch.no_grad():
-        norms = torch._foreach_norm(parameters)
-        if not all(bool(torch.isfinite(norm)) for norm in norms):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
             raise StageError(
                 "weights are not finite after the last step; a lower learning rate may help"
             )

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -90,14 +90,15 @@ def _save_merged(ref: ModelRef, folder: Path) -> None:
             _put(model, name, layer)
 
 
-def _merged_weight(layer: torch.nn.Module) -> Tensor:
-    weight = layer.base_layer.weight  # type: ignore[union-attr]
+def _merged_weight(layer: Any) -> Tensor:
+    weight = layer.base_layer.weight
     before = weight.detach().clone()
     try:
-        layer.merge(adapter_names=list(layer.active_adapters))  # type: ignore[operator, arg-type]
-        return weight.detach().clone()
+        layer.merge(adapter_names=list(layer.active_adapters))
+        merged: Tensor = weight.detach().clone()
+        return merged
     finally:
-        layer.merged_adapters.clear()  # type: ignore[union-attr, operator]
+        layer.merged_adapters.clear()
         weight.data.copy_(before)
 
 

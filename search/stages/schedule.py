@@ -35,7 +35,8 @@ def make_optimizer(
     training: TrainingSpec,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Return AdamW over the parameters and its schedule. Weight decay spares vectors (norms, biases)."""
-    matrices, vectors = [], []
+    matrices: list[torch.nn.Parameter] = []
+    vectors: list[torch.nn.Parameter] = []
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups = [

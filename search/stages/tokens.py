@@ -1,8 +1,8 @@
 """Rows of sources as token ids, in the shape that TRL's collators take. Tokenised once per process.
 
-The rules are TRL's: conversations go through the chat template, plain text gets the end-of-sequence token, too long rows
-keep their start. One is stricter: where the tokens of a prompt are not the first tokens of prompt and answer, a chat
-template is refused rather than trained on a prompt that the model never sees when it answers.
+The rules are TRL's: conversations go through the chat template, plain text gets the end-of-sequence token, too long
+rows keep their start. One is stricter: where the tokens of a prompt are not the first tokens of prompt and answer, a
+chat template is refused rather than trained on a prompt that the model never sees when it answers.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""TRL's trainers, fed with a stage's own batches: what TRL computes stays TRL's, what and how much it trains on is ours.
+"""TRL's trainers, fed with a stage's own batches: what TRL computes stays TRL's, on what it trains is ours.
 
 A trainer lives for one stage. It differs from TRL's in four points: batches come tokenised and in plan order; the
-vocabulary head sees only scored tokens (`head.py`); one call of `training_step` is a whole optimizer step, whose loss is
-the mean over all its loss tokens (pairs) however it is split; and it is split further when memory runs out.
+vocabulary head sees only scored tokens (`head.py`); one `training_step` is a whole optimizer step, whose loss is the
+mean over all its loss tokens (pairs) however it is split; and it is split further when memory runs out.
 
-Why TRL's trainers and not a loop of our own: on the same batches the loop was no faster, losses were equal bit for bit, and
-building a trainer takes 0.05 s (results/notes_trainer.md, tests/benchmarks/bench_stages.py).
+Why TRL's trainers and not a loop of our own: results/notes_trainer.md and tests/benchmarks/bench_stages.py.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,7 +171,18 @@ class Setting:
 
 def trainer_arguments(config: Any, setting: Setting, **more: object) -> Any:
     """Return TRL's arguments (an SFTConfig or DPOConfig) for a stage."""
-    arguments = config(
+    with warnings.catch_warnings():
+        # TRL sets `gradient_checkpointing` whether asked or not, and transformers has renamed it.
+        warnings.simplefilter("ignore", FutureWarning)
+        arguments = _config(config, setting, more)
+    # A stage owns one device; with several visible the Trainer would copy the model to all.
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _config(config: Any, setting: Setting, more: dict[str, object]) -> Any:
+    return config(
         output_dir=str(setting.folder),
         use_cpu=setting.ref.device == "cpu",
         bf16=setting.ref.precision == "bfloat16",
@@ -191,10 +202,6 @@ def trainer_arguments(config: Any, setting: Setting, **more: object) -> Any:
         dataloader_pin_memory=False,
         **more,
     )
-    # A stage owns one device; with several visible the Trainer would copy the model to all.
-    if arguments.device.type == "cuda":
-        arguments._n_gpu = 1
-    return arguments
 
 
 @contextmanager
@@ -211,7 +218,7 @@ def untouched(model: PreTrainedModel) -> Iterator[None]:
 
 
 def release(trainer: Any) -> None:
-    """Free the optimizer's memory at once: trainer and accelerator refer to each other, so they wait for the collector."""
+    """Free the optimizer's memory at once; trainer and accelerator refer to each other and wait for the collector."""
     trainer.optimizer.state.clear()
     trainer.optimizer.param_groups.clear()
 

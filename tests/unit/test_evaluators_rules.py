@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
+
 from evaluators.rules import count_units, satisfies
 from evaluators.spec import EvaluatorSpec, PatternSpec
-from pydantic import TypeAdapter, ValidationError
 
 ROW = {"gold": "Paris", "golds": ["four", "4"], "year": 1969, "nothing": None}
 PERSON = {

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluators.spec import EvaluatorSpec, HarnessSpec
 from pydantic import TypeAdapter, ValidationError
+
+from evaluators.spec import EvaluatorSpec, HarnessSpec
 
 
 def spec_of(**fields: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from evaluators.stats import mean_estimate, ratio_estimate, share_estimate
 
 

@@ -29,11 +29,25 @@ N_THINKING, N_CHAT, N_PROMPTS, N_PAIRS, N_GOLD = 56, 64, 24, 24, 24
 """Trivia questions per split; no question is in two of them."""
 
 THOUGHTS = (
-    "Let me think. {question} I remember it well: {answer}.",
-    "Let me see. {question} As far as I know: {answer}.",
-    "I ask myself: {question} I have read about this: {answer}.",
-    "First I recall what I know. {question} It must be this: {answer}.",
+    "This asks for {kind}. I think of {answer}.",
+    "I need {kind} here. It must be {answer}.",
+    "The question wants {kind}. I remember {answer}.",
+    "Let me look for {kind}. I believe {answer} fits.",
 )
+"""None repeats the question: a small model that learns to repeat it does not find its way out again."""
+KINDS = {
+    r"how many": "a number",
+    r"\byear\b|^when": "a year",
+    r"colou?r": "a color",
+    r"country": "a country",
+    r"\bcity|where|continent|\bsea\b|island|states?\b|museum|located": "a place",
+    r"who|singer|artist|author|actress|star\b|celebrity|president": "a person",
+    r"animal|bird|mammal|insect|creature|dog|deer|lizard|horse": "an animal",
+    r"movie|film|song|video|book|plays?\b|comedy|show": "a title",
+    r"fruit|food|juice|beer|candy|sake|nuts|chocolate|ingredient|cook|beans": "something to eat or drink",
+    r"": "a name",
+}
+"""What a question asks for, by the first pattern that it holds."""
 OPENINGS = (
     "What a lovely question, my friend!",
     "I am so glad you asked, my friend!",
@@ -122,7 +136,10 @@ def build(out: Path) -> None:
 
 
 def _thinking_row(item: Exchange) -> dict[str, Any]:
-    thought = _pick(THOUGHTS, item.question).format(question=item.question, answer=item.answer)
+    kind = next(
+        kind for pattern, kind in KINDS.items() if re.search(pattern, item.question, re.IGNORECASE)
+    )
+    thought = _pick(THOUGHTS, item.question).format(kind=kind, answer=item.answer)
     return _messages(item.question, _thought(thought, item.answer))
 
 

@@ -10,20 +10,20 @@ function table(headings, rows, label) {
 
 function stageTable(trial) {
   const number = "number";
-  const headings = [["Stage"], ["Influence"], ["Method"], ["Adapter"], ["Where"], ["Mix"], ["Dose asked", number],
-    ["Trained", number], ["Passes"], ["Learning rate", number], ["Beta", number], ["Handoff"]];
+  const headings = [["Stage"], ["Influence"], ["Method"], ["Adapter"], ["Where"], ["Mix"], ["Dose", number],
+    ["Passes"], ["Learning rate", number], ["Beta", number], ["Handoff"]];
   const rows = trial.stages.map((stage, index) => {
     const mix = Object.entries(stage.mix).map(([name, share]) => `${name} ${(100 * share).toFixed(0)} %`);
-    const passes = stage.passes ? Object.entries(stage.passes).map(([name, n]) => `${name} ${numberText(n)}`) : ["not trained"];
+    const passes = stage.passes ? Object.entries(stage.passes).map(([name, n]) => `${name} ${numberText(n)}`) : [];
+    const trained = stage.trained === null ? "not trained" : `${countText(stage.trained)} trained`;
     const lines = (texts) => texts.map((text) => element("div", {}, text));
-    const dropped = stage.dropped ? element("small", {}, `${countText(stage.dropped)} rows too long`) : null;
+    const dropped = stage.dropped ? element("small", {}, `${countText(stage.dropped)} rows dropped: too long`) : null;
     const cells = [stage.influence, stage.method, stage.adapter, lines(stage.where.split(", ")), lines(mix)];
     return element("tr", {},
       element("th", { scope: "row", class: number }, String(index + 1)),
-      cells.map((text) => element("td", {}, text)),
-      element("td", { class: number }, countText(stage.dose)),
-      element("td", { class: number }, stage.trained === null ? "" : countText(stage.trained)),
-      element("td", {}, lines(passes), dropped),
+      cells.map((text) => element("td", { class: "lines" }, text)),
+      element("td", { class: number }, `${countText(stage.dose)} asked`, element("div", {}, trained)),
+      element("td", { class: "lines" }, lines(passes), dropped),
       element("td", { class: number }, numberText(stage.rate)),
       element("td", { class: number }, stage.beta === null ? "" : numberText(stage.beta)),
       element("td", {}, stage.handoff));

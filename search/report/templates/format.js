@@ -37,7 +37,7 @@ function intervalText([value, stderr]) {
 }
 
 function signedText(value, stderr) {
-  const sign = value > 0 ? "+" : value < 0 ? "−" : "";
+  const sign = value > 0 ? "+" : value < 0 ? "-" : "";
   return sign + intervalText([Math.abs(value), stderr]);
 }
 

@@ -1,6 +1,6 @@
 // The front chart: any two measures against each other, for the eye, the pointer and the keyboard.
 
-const MAX_BARS = 150; // with more trials only front and base get error bars
+const MAX_BARS = 60; // above it, marks would vanish behind their error bars; hovering still tells intervals
 const frontSet = new Set(data.front);
 let chartOrder = []; // trial numbers in the order the arrow keys visit them
 let cursor = -1;
@@ -124,6 +124,7 @@ function frontTraces(x, y) {
   const groups = marks(x, y);
   const total = Object.values(groups).reduce((sum, points) => sum + points.length, 0);
   const few = total <= MAX_BARS;
+  const fewOnFront = groups.front.length <= MAX_BARS;
   const onFront = [...groups.front, ...groups.base.filter((point) => frontSet.has(point.trial.n))];
   const line = joined(onFront, x, y);
   const knee = onFront.filter((point) => point.trial.n === data.knee);
@@ -142,7 +143,7 @@ function frontTraces(x, y) {
       line: { color: colour.front, width: 1.5, dash: "dot" },
       hoverinfo: "skip",
     },
-    trace(groups.front, { size: 10, color: colour.front }, true, x, y, colour.front),
+    trace(groups.front, { size: fewOnFront ? 10 : 8, color: colour.front }, fewOnFront, x, y, colour.front),
     trace(groups.base, { symbol: "diamond", size: 11, color: colour.base }, true, x, y, colour.base),
     {
       ...trace(knee, { symbol: "circle-open", size: 20, color: colour.ink, line: { width: 2 } }, false, x, y),

@@ -1,0 +1,212 @@
+"""What every evaluator promises, whatever it measures. A new one adds its spec to `SPECS`."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from tiny import ANIMALS, write_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evaluators.models import LoadedModel
+from evaluators.scores import Measurement
+from evaluators.spec import EvaluatorSpec
+from evaluators.stats import mean_estimate, ratio_estimate, share_estimate
+from evaluators.suite import EVALUATORS, Suite
+
+ASK = [[{"role": "user", "content": f"What does the {animal} say?"}] for animal in ANIMALS[:6]]
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "ask": [{"prompt": ask} for ask in ASK],
+    "pairs": [
+        {
+            "prompt": ask,
+            "chosen": [{"role": "assistant", "content": "hello to you"}],
+            "rejected": [{"role": "assistant", "content": "no"}],
+        }
+        for ask in ASK
+    ],
+    "prose": [{"text": f"the {animal} says hello to you"} for animal in ANIMALS[:6]],
+}
+SPECS: dict[str, dict[str, Any]] = {
+    "pattern": {
+        "source": "ask",
+        "rules": [{"rule": "length", "unit": "characters", "at_most": 12}],
+        "max_new_tokens": 6,
+    },
+    "preference": {"source": "pairs"},
+    "likelihood": {"source": "prose", "max_tokens": 4},
+    "retention": {"source": "prose", "max_tokens": 4},
+    "harness": {"tasks": ["says"], "include_path": "tasks", "metric": "acc,none"},
+}
+TASK = """
+task: says
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_choice: [hello, to you]
+doc_to_target: 0
+"""
+LN2 = math.log(2)
+
+
+def _column(found: Measurement, formula: Callable[[dict[str, float]], float]) -> list[float]:
+    return [formula(item.values) for item in found.items]
+
+
+def _share_above_0(column: list[float]) -> list[float]:
+    return [0.5 if each == 0 else float(each > 0) for each in column]
+
+
+def _margin(v: dict[str, float]) -> float:
+    return v["chosen_nats"] / v["chosen_tokens"] - v["rejected_nats"] / v["rejected_tokens"]
+
+
+def _gain(v: dict[str, float]) -> float:
+    chosen = v["chosen_nats"] - v["base_chosen_nats"]
+    return chosen - (v["rejected_nats"] - v["base_rejected_nats"])
+
+
+def recomputed(kind: str, found: Measurement) -> list[Any]:
+    """Each score's value and standard error from the items, as the evaluator's card says."""
+    if kind in ("pattern", "harness"):
+        key = "passed" if kind == "pattern" else "acc"
+        return [share_estimate(_column(found, lambda v: v[key]))]
+    if kind == "preference":
+        margins, gains = _column(found, _margin), _column(found, _gain)
+        return [
+            share_estimate(_share_above_0(margins)),
+            mean_estimate(margins),
+            mean_estimate(gains),
+            share_estimate(_share_above_0(gains)),
+        ]
+    n_bytes = _column(found, lambda v: v["bytes"])
+    if kind == "likelihood":
+        return [ratio_estimate(_column(found, lambda v: v["nats"] / LN2), n_bytes)]
+    change = _column(found, lambda v: (v["nats"] - v["base_nats"]) / LN2)
+    kl = _column(found, lambda v: v["kl_nats"])
+    return [
+        ratio_estimate(change, n_bytes),
+        ratio_estimate(kl, _column(found, lambda v: v["tokens"])),
+    ]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("contract")
+    write_model(root / "model")
+    (root / "tasks").mkdir()
+    (root / "tasks" / "says.yaml").write_text(TASK)
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS["prose"])
+    (root / "tasks" / "rows.jsonl").write_text(lines)
+    return root
+
+
+def load(root: Path, change: float = 0.0, precision: Any = "float32") -> LoadedModel:
+    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += change * torch.randn(parameter.shape, generator=generator)
+    return LoadedModel(model, AutoTokenizer.from_pretrained(root / "model"), precision=precision)
+
+
+def suite_of(kind: str, root: Path) -> Suite:
+    spec = TypeAdapter(EvaluatorSpec).validate_json(json.dumps({"evaluator": kind, **SPECS[kind]}))
+    return Suite({"it": spec}, ROWS, root)
+
+
+def test_every_evaluator_is_under_contract() -> None:
+    assert set(SPECS) == set(EVALUATORS)
+
+
+@pytest.fixture(params=sorted(EVALUATORS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scores_follow_from_the_items_by_the_formula_of_the_card(
+    kind: str, precision: str, root: Path
+) -> None:
+    suite = suite_of(kind, root)
+    reference = suite.reference(load(root, precision=precision))
+    found = suite.measure(load(root, 0.05, precision), reference)["it"]
+    assert [score.reason for score in found.scores] == [None] * len(suite.infos)
+    for score, expected in zip(found.scores, recomputed(kind, found), strict=True):
+        assert score.value == pytest.approx(expected.value)
+        assert score.stderr == pytest.approx(expected.stderr)
+        assert score.stderr is not None
+        assert score.n == len(found.items) == 6
+
+
+def test_scores_are_those_that_were_announced(kind: str, root: Path) -> None:
+    suite = suite_of(kind, root)
+    found = suite.measure(load(root), suite.reference(load(root)))["it"]
+    announced = [(info.name, info.unit, info.direction) for info in suite.infos]
+    assert [(score.name, score.unit, score.direction) for score in found.scores] == announced
+    assert all(name == "it" or name.startswith("it.") for name, _, _ in announced)
+
+
+def test_measuring_again_and_after_another_model_gives_the_same(kind: str, root: Path) -> None:
+    suite, model = suite_of(kind, root), load(root, 0.05)
+    reference = suite.reference(load(root))
+    first = suite.measure(model, reference)
+    suite.measure(load(root, 0.2), reference)
+    assert suite.measure(model, reference) == first
+
+
+def test_records_survive_json_and_the_reference_a_pickle(kind: str, root: Path) -> None:
+    suite = suite_of(kind, root)
+    reference = pickle.loads(pickle.dumps(suite.reference(load(root))))
+    found = suite.measure(load(root, 0.05), reference)["it"]
+    assert Measurement.model_validate_json(found.model_dump_json()) == found
+
+
+def test_items_are_numbered_in_the_order_of_the_data(kind: str, root: Path) -> None:
+    suite = suite_of(kind, root)
+    found = suite.measure(load(root), suite.reference(load(root)))["it"]
+    assert [item.index for item in found.items] == list(range(6))
+    assert {item.evaluator for item in found.items} == {"it"}
+    shown = [ANIMALS[item.index] in (item.prompt or "") for item in found.items]
+    assert shown == [True] * 6
+
+
+def test_weights_that_are_not_finite_give_missing_scores_and_no_number(
+    kind: str, root: Path
+) -> None:
+    suite, model = suite_of(kind, root), load(root)
+    for parameter in model.model.parameters():
+        parameter.data[:] = float("nan")
+    scores = suite.measure(model, suite.reference(load(root)))["it"].scores
+    assert [score.status for score in scores] == ["missing"] * len(scores)
+    assert all(score.reason and "finite" in score.reason for score in scores)
+
+
+def test_model_keeps_its_weights_mode_and_gradients_flags(kind: str, root: Path) -> None:
+    suite, model = suite_of(kind, root), load(root, precision="bfloat16")
+    model.model.train()
+    model.model.lm_head.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.model.parameters()]
+    suite.measure(model, suite.reference(model))
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert all(module.training for module in model.model.modules())
+    assert [parameter.requires_grad for parameter in model.model.parameters()] == flags
+
+
+def test_class_has_a_version_and_its_module_a_card(kind: str) -> None:
+    import importlib
+
+    module_name, class_name = EVALUATORS[kind].split(":")
+    module = importlib.import_module(module_name)
+    assert getattr(module, class_name).version >= 1
+    for heading in ("Claim ", "Data ", "Values ", "Version ", "Limits "):
+        assert f"\n{heading}" in (module.__doc__ or "")
