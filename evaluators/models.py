@@ -264,7 +264,7 @@ class LoadedModel:
             counts = [len(row.ids) - row.first for row in rows]
             hidden_NH = torch.cat(
                 [
-                    hidden_TH[row.first : len(row.ids)]
+                    hidden_TH[row.first - 1 : len(row.ids) - 1]
                     for hidden_TH, row in zip(hidden_BTH, rows, strict=True)
                 ]
             )

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from evaluators.models import LoadedModel
 from evaluators.scores import Score
 from evaluators.suite import Reference, Suite
@@ -28,6 +26,7 @@ from search.records import Boundary, Proposal, Seconds, StageRecord, TrialRecord
 from search.sources import Source, read_source
 from search.spec import StudySpec, TrainingSpec
 from search.stages.base_model import ResidentBase
+from search.stages.device import device_name, pick_device
 from search.stages.model_ref import ModelRef
 from search.stages.run import STAGE_VERSION, run_stage
 from search.stages.save import save_model
@@ -250,19 +249,3 @@ def train_recipe(
 def loaded_model(ref: ModelRef, precision: Literal["float32", "bfloat16"]) -> LoadedModel:
     """Return a model as evaluators see it."""
     return LoadedModel(ref.model, ref.tokenizer, ref.device, precision)
-
-
-def pick_device(wanted: str) -> str:
-    """Return `cpu` or `cuda`.
-
-    Raises:
-        StageError: CUDA is asked for and not there.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise StageError("compute.device is cuda, but torch sees no CUDA device here")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def device_name(device: str) -> str:
-    """Return the device with its name, such as `cuda: NVIDIA A100`."""
-    return f"cuda: {torch.cuda.get_device_name()}" if device == "cuda" else "cpu"

@@ -29,7 +29,7 @@ def interval_text(value: float, stderr: float | None) -> str:
     half = INTERVAL_STDERRS * stderr
     if half <= 0:
         return f"{number_text(value)} ± 0"
-    n_decimals = min(5, max(0, 1 - math.floor(math.log10(half))))
+    n_decimals = min(9, max(0, 1 - math.floor(math.log10(half))))
     return f"{value:.{n_decimals}f} ± {half:.{n_decimals}f}"
 
 

@@ -15,6 +15,8 @@ from search.front import front_mask
 from search.records import TrialRecord
 from search.report.view import INTERVAL_STDERRS, Objective, StudyView
 
+MAX_BARS = 60
+"""Above so many front members, marks would vanish behind their intervals."""
 _FRONT, _DOMINATED, _BASE, _INK = "#0b6596", "#9aa3ad", "#c2570c", "#22272e"
 _ARROWS = {"maximise": "higher is better", "minimise": "lower is better"}
 
@@ -53,10 +55,12 @@ def _draw(axes: Any, view: StudyView, x: Objective | None, y: Objective) -> None
     dots: dict[str, Any] = {"linestyle": "none", "marker": "o"}
     _plot(axes, infeasible, x, y, "infeasible", markerfacecolor="none", color=_DOMINATED, **dots)
     _plot(axes, others, x, y, "dominated", color=_DOMINATED, markersize=5, **dots)
-    _plot(axes, front, x, y, "front", color=_FRONT, with_bars=True, markersize=7, zorder=3, **dots)
+    with_bars = len(front) <= MAX_BARS
+    style: dict[str, Any] = {"color": _FRONT, "markersize": 7, "zorder": 3, **dots}
+    _plot(axes, front, x, y, "front", with_bars=with_bars, **style)
     _join(axes, front, x, y)
     if view.base is not None:
-        style: dict[str, Any] = {"linestyle": "none", "marker": "D", "color": _BASE, "zorder": 4}
+        style = {"linestyle": "none", "marker": "D", "color": _BASE, "zorder": 4}
         _plot(axes, [view.base], x, y, "base", with_bars=True, markersize=7, **style)
     knee = [trial for trial in view.trials if trial.number == view.knee]
     ring: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 from ray import tune
 
-from search.runner.launch import Watcher
 from search.runner.searcher import N_BOUNDARIES, NUMBER
+from search.runner.watcher import Watcher
 
 
 class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types

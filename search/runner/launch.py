@@ -7,31 +7,11 @@ import os
 import secrets
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from search.records import Proposal, TrialRecord
+from search.runner.watcher import Watcher
 from search.spec import ComputeSpec
 from search.study import Study
-
-
-class Watcher(Protocol):
-    """Who is told what happens while a study runs."""
-
-    def started(self, proposal: Proposal) -> None:
-        """Take note of a trial that starts."""
-        ...
-
-    def stage_done(self, number: int, n_boundaries: int) -> None:
-        """Take note of a stage that was trained and scored."""
-        ...
-
-    def finished(self, record: TrialRecord) -> None:
-        """Take note of a trial that ended."""
-        ...
-
-    def tick(self) -> None:
-        """Take note that time went by; called often."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def write_study(
     data = study_data(n_objectives, kl_at_most)
     write_whole(files.study_yaml, dump_yaml(data))
     write_whole(files.study_json, _STUDY_JSON)
-    spec = StudySpec.model_validate_json(_json(data))
+    spec = StudySpec.model_validate_json(json.dumps(data))
     for number in range(n_trials):
         state = "COMPLETE"
         if number == n_trials - 1 and n_trials > 2:
@@ -142,6 +143,63 @@ def write_trial(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_record(record)
     return record
+
+
+Scored = tuple[float, float | None] | None
+
+
+def write_scored(
+    files: StudyFolder,
+    number: int,
+    tone: Scored,
+    kl: Scored,
+    state: str = "COMPLETE",
+    n_stages: int = 1,
+    seconds: float = 10.0,
+    reason: str | None = None,
+) -> None:
+    """Write a trial with given (value, stderr) of `tone` and `retention.kl`; None is missing."""
+    stage = _recipe(1, random.Random(0)).stages[0]
+    scores = tuple(
+        Score(
+            name=name,
+            value=given[0] if given else None,
+            stderr=given[1] if given else None,
+            n=64 if given else 0,
+            unit=unit,
+            direction=direction,
+            status="measured" if given else "missing",
+            reason=None if given else "nobody looked",
+        )
+        for name, unit, direction, given in (
+            ("tone", "share", "maximise", tone),
+            ("retention.kl", "nats/token", "minimise", kl),
+        )
+    )
+    record = TrialRecord(
+        number=number,
+        state=state,
+        reason=reason,
+        params={},
+        recipe=Recipe(stages=(stage,) * n_stages),
+        seed=0,
+        boundaries=(Boundary(n_stages=n_stages, digest="d", scores=scores, evaluate_seconds=1.0),),
+        seconds=Seconds(train=seconds),
+        started_at=f"2026-11-24T00:00:{number:02d}+00:00",
+        finished_at=None if state == "RUNNING" else f"2026-11-24T00:01:{number:02d}+00:00",
+    )
+    files.trial(number).path.mkdir(parents=True)
+    files.trial(number).write_record(record)
+
+
+def write_two_objectives(folder: Path) -> StudyFolder:
+    """Write a study without trials whose objectives are `tone` and `retention.kl`, at most 0.5."""
+    data = study_data(1, kl_at_most=0.5)
+    data["objectives"].append({"score": "retention.kl", "reference": 1.0})
+    files = StudyFolder(folder)
+    files.trials.mkdir(parents=True)
+    write_whole(files.study_yaml, dump_yaml(data))
+    return files
 
 
 def _recipe(number: int, draw: random.Random) -> Recipe:
@@ -275,12 +333,6 @@ def _items(evaluator: str, number: int, level: float, draw: random.Random) -> li
         )
         for index in range(12)
     ]
-
-
-def _json(data: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(data)
 
 
 _STUDY_JSON = """{

@@ -41,9 +41,9 @@ KINDS = {
     r"colou?r": "a color",
     r"country": "a country",
     r"\bcity|where|continent|\bsea\b|island|states?\b|museum|located": "a place",
-    r"who|singer|artist|author|actress|star\b|celebrity|president": "a person",
+    r"\bwho(se)?\b|singer|artist|author|actress|celebrity|president": "a person",
     r"animal|bird|mammal|insect|creature|dog|deer|lizard|horse": "an animal",
-    r"movie|film|song|video|book|plays?\b|comedy|show": "a title",
+    r"(what|which).*\b(movie|film|song|video|book|comedy|plays)\b|TV show": "a title",
     r"fruit|food|juice|beer|candy|sake|nuts|chocolate|ingredient|cook|beans": "something to eat or drink",
     r"": "a name",
 }

@@ -11,19 +11,18 @@ function table(headings, rows, label) {
 function stageTable(trial) {
   const number = "number";
   const headings = [["Stage"], ["Influence"], ["Method"], ["Adapter"], ["Where"], ["Mix"], ["Dose", number],
-    ["Passes"], ["Learning rate", number], ["Beta", number], ["Handoff"]];
+    ["Learning rate", number], ["Beta", number], ["Handoff"]];
   const rows = trial.stages.map((stage, index) => {
-    const mix = Object.entries(stage.mix).map(([name, share]) => `${name} ${(100 * share).toFixed(0)} %`);
-    const passes = stage.passes ? Object.entries(stage.passes).map(([name, n]) => `${name} ${numberText(n)}`) : [];
+    const passes = (name) => (stage.passes && name in stage.passes ? `, ${numberText(stage.passes[name])} passes` : "");
+    const mix = Object.entries(stage.mix).map(([name, share]) => `${name} ${(100 * share).toFixed(0)} %${passes(name)}`);
     const trained = stage.trained === null ? "not trained" : `${countText(stage.trained)} trained`;
     const lines = (texts) => texts.map((text) => element("div", {}, text));
     const dropped = stage.dropped ? element("small", {}, `${countText(stage.dropped)} rows dropped: too long`) : null;
-    const cells = [stage.influence, stage.method, stage.adapter, lines(stage.where.split(", ")), lines(mix)];
+    const cells = [stage.influence, stage.method, stage.adapter, lines(stage.where.split(", ")), [...lines(mix), dropped]];
     return element("tr", {},
       element("th", { scope: "row", class: number }, String(index + 1)),
       cells.map((text) => element("td", { class: "lines" }, text)),
       element("td", { class: number }, `${countText(stage.dose)} asked`, element("div", {}, trained)),
-      element("td", { class: "lines" }, lines(passes), dropped),
       element("td", { class: number }, numberText(stage.rate)),
       element("td", { class: number }, stage.beta === null ? "" : numberText(stage.beta)),
       element("td", {}, stage.handoff));

@@ -24,7 +24,7 @@ function numberText(value) {
 }
 
 function decimalsFor(half) {
-  return Math.min(5, Math.max(0, 1 - Math.floor(Math.log10(half))));
+  return Math.min(9, Math.max(0, 1 - Math.floor(Math.log10(half))));
 }
 
 // [value, stderr, n] as "0.623 ± 0.059".

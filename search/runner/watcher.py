@@ -1,0 +1,27 @@
+"""Watcher: who is told what happens while a study runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from search.records import Proposal, TrialRecord
+
+
+class Watcher(Protocol):
+    """Who is told what happens while a study runs."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Take note of a trial that starts."""
+        ...
+
+    def stage_done(self, number: int, n_boundaries: int) -> None:
+        """Take note of a stage that was trained and scored."""
+        ...
+
+    def finished(self, record: TrialRecord) -> None:
+        """Take note of a trial that ended."""
+        ...
+
+    def tick(self) -> None:
+        """Take note that time went by; called often."""
+        ...
