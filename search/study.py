@@ -134,7 +134,14 @@ class Study:
             create,
         )
         space = Space(spec.influences, spec.order)
-        asker = Asker(optuna_study, space, spec.sampler, spec.objectives, spec.constraints)
+        asker = Asker(
+            optuna_study,
+            space,
+            spec.sampler,
+            spec.objectives,
+            spec.constraints,
+            spec.compute.concurrent_trials,
+        )
         return cls(spec, folder, asker, lock, clock)
 
     @property
@@ -163,13 +170,19 @@ class Study:
         )
 
     def next(self) -> Proposal | None:
-        """Return the next recipe to try, or None when no further trial may start; `stop_reason` says why."""
+        """Return the next recipe to try.
+
+        None means that no further trial may start, and `stop_reason` says why; or, if that is None, that the sampler
+        waits for a trial in training.
+        """
         if self._pending:
             # Adopted trials were admitted by an earlier launch; none may stay RUNNING for good.
             proposal = self._pending.pop(0)
         else:
             self.stop_reason = self._exhausted()
             if self.stop_reason is not None:
+                return None
+            if self._asker.must_wait():
                 return None
             asked = self._asker.ask()
             if asked is None:

@@ -38,10 +38,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._proposals: dict[str, Proposal] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the config of the next Ray trial, or FINISHED once no further one may start."""
+        """Return the config of the next Ray trial, None to be asked again later, or FINISHED when none may start."""
         proposal = self._study.next()
         if proposal is None:
-            return str(Searcher.FINISHED)
+            return str(Searcher.FINISHED) if self._study.stop_reason else None
         self._proposals[trial_id] = proposal
         self._on_start(proposal)
         return {NUMBER: proposal.number, PROPOSAL: proposal}

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.records import Proposal, TrialRecord
+from search.sampling.history import SamplerView
 from search.sampling.samplers import CONDITIONAL, make_sampler
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
 from spaces.recipe import Recipe
@@ -21,6 +22,9 @@ from spaces.space import Space
 
 MAX_DUPLICATES = 64
 """After so many proposals in a row that were all tried before, the space counts as exhausted."""
+
+PATIENCE = 8
+"""After so many, proposals are drawn at random: a sampler that has settled on a recipe would repeat it for ever."""
 
 _BASELINE, _RECIPE, _DIGEST = "baseline", "recipe", "digest"
 _DUPLICATE_OF, _REASON, _TOKENS = "duplicate_of", "reason", "trained_tokens"
@@ -36,18 +40,21 @@ class Asker:
         sampler: SamplerSpec,
         objectives: Sequence[ObjectiveSpec],
         constraints: Sequence[ConstraintSpec],
+        concurrent_trials: int,
     ) -> None:
         self._study = study
+        self._view = SamplerView(study.study_name, study._storage)
+        # Of the trials side by side, all but one may still train when the next is asked for. Twice as many are hidden
+        # from the sampler, so that it seldom has to wait for a slow one among them.
+        self._n_hidden = 2 * (concurrent_trials - 1)
         self._space = space
         self._sampler = sampler
         self._objectives = objectives
         self._constraints = constraints
         self._open: dict[int, optuna.Trial] = {}
         self._seen: dict[str, int] = {}
-        for trial in study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
-        ):
-            if _DIGEST in trial.user_attrs and _DUPLICATE_OF not in trial.user_attrs:
+        for trial in self._trials(TrialState.COMPLETE, TrialState.RUNNING):
+            if _DIGEST in trial.user_attrs:
                 self._seen.setdefault(trial.user_attrs[_DIGEST], trial.number)
 
     def enqueue_baselines(self, baselines: Sequence[BaselineSpec]) -> None:
@@ -71,19 +78,27 @@ class Asker:
         """Adopt the trials that a dead driver left RUNNING: same numbers, same params."""
         proposals = []
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = make_sampler(self._sampler, frozen.number)
-            trial = optuna.Trial(self._study, frozen._trial_id)
+            self._prepare_view(frozen.number)
+            trial = optuna.Trial(self._view, frozen._trial_id)
             proposals.append(self._propose(trial))
         return proposals
+
+    def must_wait(self) -> bool:
+        """Return whether a trial still trains that the next proposal has to learn from."""
+        running = [trial.number for trial in self._trials(TrialState.RUNNING)]
+        return bool(set(running) - self._hidden())
 
     def ask(self) -> Proposal | None:
         """Return a recipe that was not tried before, or None when the sampler finds no new one.
 
-        A proposal that was tried before costs nothing: it is told the known values at once.
+        A proposal that was tried before is marked as a duplicate, told as failed, and costs nothing.
         """
-        for _ in range(MAX_DUPLICATES):
-            self._study.sampler = make_sampler(self._sampler, self._next_number())
-            proposal = self._propose(self._study.ask())
+        for n_duplicates in range(MAX_DUPLICATES):
+            self._prepare_view(self._next_number())
+            if n_duplicates >= PATIENCE:
+                random = SamplerSpec(name="random", seed=self._sampler.seed)
+                self._view.sampler = make_sampler(random, self._next_number())
+            proposal = self._propose(self._view.ask())
             digest = _recipe_digest(proposal.recipe)
             first = self._seen.setdefault(digest, proposal.number)
             if first == proposal.number:
@@ -114,21 +129,11 @@ class Asker:
 
     def finished(self) -> list[int]:
         """Return the numbers of trials that ended, duplicates left out."""
-        return [
-            trial.number
-            for trial in self._study.get_trials(
-                deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)
-            )
-            if _DUPLICATE_OF not in trial.user_attrs
-        ]
+        return [trial.number for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL)]
 
     def failed(self) -> list[int]:
-        """Return the numbers of trials that failed."""
-        return [
-            trial.number
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-            if _DUPLICATE_OF not in trial.user_attrs
-        ]
+        """Return the numbers of trials that failed, duplicates left out."""
+        return [trial.number for trial in self._trials(TrialState.FAIL)]
 
     def trained_tokens(self) -> int:
         """Return the tokens trained over all ended trials."""
@@ -159,14 +164,21 @@ class Asker:
     def _tell_duplicate(self, number: int, first: int) -> None:
         trial = self._open.pop(number)
         trial.set_user_attr(_DUPLICATE_OF, first)
-        known = self._study.get_trials(deepcopy=False)[first]
-        if known.state != TrialState.COMPLETE:
-            # Still in training: its values are not known yet.
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        for name, violation in known.constraints.items():
-            trial.set_constraint(name, violation)
-        self._study.tell(trial, known.values)
+        trial.set_user_attr(_REASON, f"the recipe of trial {first} again; not trained")
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def _prepare_view(self, number: int) -> None:
+        self._view.sampler = make_sampler(self._sampler, number)
+        self._view.hidden = frozenset(self._hidden())
+
+    def _hidden(self) -> set[int]:
+        tried = [trial.number for trial in self._trials() if trial.state != TrialState.WAITING]
+        return set(tried[-self._n_hidden :]) if self._n_hidden else set()
+
+    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        """Return the trials in some states (default: all), those left out that repeat an earlier recipe."""
+        trials = self._study.get_trials(deepcopy=False, states=states or None)
+        return [trial for trial in trials if _DUPLICATE_OF not in trial.user_attrs]
 
 
 def missing_reason(record: TrialRecord, names: Sequence[str]) -> str | None:

@@ -106,6 +106,11 @@ class ResidentBase:
         """Decoder layers."""
         return n_layers(self.model)
 
+    @property
+    def kept_names(self) -> set[str]:
+        """Names of the parameters that are in memory twice."""
+        return set(self._originals)
+
     @torch.no_grad()
     def fresh(self) -> ModelRef:
         """Return the base as it was loaded, bit for bit. The model object is always the same one."""

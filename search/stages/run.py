@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,17 +143,19 @@ def _trained(
     setting: Setting, stage: Stage, train: Callable[[Setting, Stage], list[float]]
 ) -> list[float]:
     model = setting.ref.model
-    if setting.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        return train(setting, stage)
+        with _quiet_renames():
+            if setting.training.gradient_checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            return train(setting, stage)
     except torch.OutOfMemoryError as error:
         raise StageError(
             f"memory ran out outside the forward and backward passes ({error}); train fewer weights"
         ) from None
     finally:
         if setting.training.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            with _quiet_renames():
+                model.gradient_checkpointing_disable()
         model.zero_grad(set_to_none=True)
         model.eval()
 
@@ -163,6 +166,14 @@ def _check_finite(parameters: list[torch.nn.Parameter]) -> None:
             raise StageError(
                 "weights are not finite after the last step; a lower learning rate may help"
             )
+
+
+@contextmanager
+def _quiet_renames() -> Iterator[None]:
+    """Silence transformers about `gradient_checkpointing`, which it has renamed and TRL sets, asked or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 @contextmanager

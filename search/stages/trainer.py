@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,10 +170,7 @@ class Setting:
 
 def trainer_arguments(config: Any, setting: Setting, **more: object) -> Any:
     """Return TRL's arguments (an SFTConfig or DPOConfig) for a stage."""
-    with warnings.catch_warnings():
-        # TRL sets `gradient_checkpointing` whether asked or not, and transformers has renamed it.
-        warnings.simplefilter("ignore", FutureWarning)
-        arguments = _config(config, setting, more)
+    arguments = _config(config, setting, more)
     # A stage owns one device; with several visible the Trainer would copy the model to all.
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1
