@@ -18,9 +18,9 @@ export TOKENIZERS_PARALLELISM = false
 
 demo: $(VENV)/.demo-installed
 	@test -e $(DEMO)/study.yaml || $(BIN)/apportion init $(DEMO)
-	@if test -e .demo/results/inner_voice/study.json; \
-	then $(BIN)/apportion resume .demo/results/inner_voice; \
-	else $(BIN)/apportion run $(DEMO)/study.yaml --results .demo/results; fi
+	@if test -e results/inner_voice/study.json; \
+	then $(BIN)/apportion resume results/inner_voice; \
+	else $(BIN)/apportion run $(DEMO)/study.yaml; fi
 
 test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
@@ -40,17 +40,17 @@ bench: $(VENV)/.test-installed
 
 # Write constraints.txt anew from pyproject.toml, in an environment of its own; review the difference before a commit.
 lock:
-	rm -rf .lock-venv
-	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/python -m pip --disable-pip-version-check install --quiet '.[test,demo]'
+	rm -rf $(VENV)/lock
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip --disable-pip-version-check install --quiet '.[test,demo]'
 	# Not pinned: ourselves, and the build tag after +, which differs between machines with and without a GPU.
-	.lock-venv/bin/python -m pip --disable-pip-version-check freeze \
+	$(VENV)/lock/bin/python -m pip --disable-pip-version-check freeze \
 		| grep -vi '^apportion' | sed 's/+[a-z0-9.]*$$//' > constraints.txt.part
-	mv constraints.txt.part constraints.txt
-	rm -rf .lock-venv
+	test -s constraints.txt.part && mv constraints.txt.part constraints.txt
+	rm -rf $(VENV)/lock
 
 clean:
-	rm -rf $(VENV) .lock-venv .demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .demo results/inner_voice dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find search spaces evaluators tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: a second call installs nothing. One chain, so `make -j` never runs two pips in one environment.

@@ -21,7 +21,7 @@ class ScoreInfo(Record):
     """What is known about a score before it is measured."""
 
     name: str
-    """Such as `taste.accuracy`: the evaluator's name in the suite, a dot, the part; or the name alone if it has one part."""
+    """Such as `taste.accuracy`: the evaluator's name in the suite, a dot, the part; the name alone if it has one."""
     unit: str
     """Such as `share`, `nats/token`, `bits/byte`."""
     direction: Direction

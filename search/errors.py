@@ -1,4 +1,4 @@
-"""Errors that a person can act on. Each maps to one exit code in `search.cli`; all of them pickle, since Ray ships them."""
+"""Errors that a person can act on. Each maps to one exit code in `search.cli`; all pickle, since Ray ships them."""
 
 from __future__ import annotations
 

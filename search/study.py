@@ -159,6 +159,12 @@ class Study:
         """Whether the untouched base could not be loaded or scored in this launch."""
         return self._base_failure is not None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do: no trial to adopt, and the budget is used up. Sets `stop_reason`."""
+        self.stop_reason = None if self._pending else self._exhausted()
+        return self.stop_reason is not None
+
     def spent(self) -> Spent:
         """Return what was used so far, over all launches."""
         earlier = sum(launch.wall_seconds for launch in self._file.launches[:-1])

@@ -95,8 +95,9 @@ def _drive(study: Study, as_json: bool) -> None:
     console = Console(stderr=as_json)
     ended = "interrupted"
     try:
-        with Progress(study, console) as progress:
-            run_study(study, progress)
+        if not study.is_done:
+            with Progress(study, console) as progress:
+                run_study(study, progress)
         ended = study.stop_reason or "ended"
     finally:
         study.close(ended)

