@@ -34,17 +34,18 @@ def lora_config(model: Any, settings: Lora) -> LoraConfig:
     )
 
 
-def add_adapter(model: Any, name: str, settings: Lora, seed: int) -> None:
+def add_adapter(model: Any, name: str, settings: Lora) -> None:
     """Inject a new adapter, which changes nothing yet: its B is zero. Its weights are float32.
+
+    A is drawn from torch's generator, which a stage has seeded.
 
     Raises:
         StageError: Targets or layers are not in this model, or a target shares its weight with another module.
     """
     _check_untied(model, lora_modules(model, settings))
-    with torch.random.fork_rng(enabled=True), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # PEFT warns of a second adapter in the same model; here that is what stacking means.
         warnings.simplefilter("ignore", UserWarning)
-        torch.manual_seed(seed)
         inject_adapter_in_model(lora_config(model, settings), model, adapter_name=name)
     for parameter in adapter_parameters(model, name).values():
         parameter.data = parameter.data.float()

@@ -24,7 +24,7 @@ from search.stages.places import full_parameters
 from spaces.recipe import Full, Lora, Stage
 
 
-def begin(ref: ModelRef, stage: Stage, seed: int) -> list[torch.nn.Parameter]:
+def begin(ref: ModelRef, stage: Stage) -> list[torch.nn.Parameter]:
     """Prepare the model for a stage and return the parameters that it trains; all others are frozen.
 
     Raises:
@@ -40,7 +40,7 @@ def begin(ref: ModelRef, stage: Stage, seed: int) -> list[torch.nn.Parameter]:
         if continued is None:
             _check_dora(ref, stage.adapter)
             continued = StackedAdapter(f"stage{ref.n_stages}", stage.adapter, stage.handoff)
-            add_adapter(model, continued.name, stage.adapter, seed)
+            add_adapter(model, continued.name, stage.adapter)
             ref.adapters.append(continued)
         continued.handoff = stage.handoff
         trained = adapter_parameters(model, continued.name)

@@ -83,7 +83,7 @@ def run_stage(
     if ref.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with _own_randomness(seed), scratch_folder() as folder:
-        parameters = handoff.begin(ref, stage, seed)
+        parameters = handoff.begin(ref, stage)
         optimizers = make_optimizer(parameters, stage.learning_rate, len(plan.batches), training)
         setting = Setting(
             ref, training, _batches(plan, token_rows), optimizers, memory, seed, folder

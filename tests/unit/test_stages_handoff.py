@@ -141,6 +141,18 @@ def test_a_detached_adapter_is_on_at_its_own_boundary_and_back_after_the_next_st
         torch.testing.assert_close(both[at], expected, atol=1e-6, rtol=0)
 
 
+def test_a_detached_adapter_is_off_for_one_stage_only() -> None:
+    base = resident()
+    third_losses = []
+    for handoff in ("detach", "stack"):
+        ref = base.fresh()
+        run(ref, stage(handoff=handoff))
+        run(ref, stage(learning_rate=1e-12))  # teaches nothing
+        third_losses.append(run(ref, stage(), seed=9).loss_by_step[0])
+    assert third_losses[0] == pytest.approx(third_losses[1], abs=1e-6)
+    assert abs(third_losses[0] - run(base.fresh(), stage(), seed=9).loss_by_step[0]) > 0.01
+
+
 def test_continue_trains_the_same_adapter_on() -> None:
     ref = resident().fresh()
     run(ref, stage(handoff="continue"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from stage_tools import TRAINING, resident, run, sources, stage
+from stage_tools import TRAINING, lora, resident, run, sources, stage
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from search.stages import dpo, sft
@@ -122,12 +122,36 @@ def test_sft_loss_is_the_mean_over_the_loss_tokens_of_the_whole_step(tmp_path: P
     nats, n_tokens = 0.0, 0
     for row in tokens.rows[:8]:
         ids = torch.tensor(row["input_ids"])
-        logp_TV = ref.model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        with torch.no_grad():
+            logp_TV = ref.model(input_ids=ids[None]).logits[0].log_softmax(-1)
         for at, label in enumerate(row["labels"][1:]):
             if label != -100:
                 nats -= float(logp_TV[at, label])
                 n_tokens += 1
     assert found == pytest.approx(nats / n_tokens, abs=1e-5)
+
+
+def test_reference_log_probabilities_are_the_received_models_without_dropout(
+    tmp_path: Path,
+) -> None:
+    # By hand, pair by pair and without padding, from the model that lora with dropout has changed.
+    ref = resident().fresh()
+    run(ref, stage(adapter=lora(dropout=0.5), handoff="stack"))
+    tokens = tokenise(sources()["pairs"], ref.tokenizer, ref.tokenizer_hash, 64, "completion")
+    batches = [[dict(row) for row in tokens.rows[:4]]]
+    optimizers = make_optimizer(ref.model.parameters(), 1e-3, 1, TRAINING)
+    setting = Setting(ref, TRAINING, batches, optimizers, Memory(3), 0, tmp_path)
+    with untouched(ref.model):
+        dpo.build(setting, stage("dpo")).add_reference()
+    ref.model.eval()
+    for row in batches[0]:
+        for answer in ("chosen", "rejected"):
+            ids = torch.tensor(row["prompt_ids"] + row[f"{answer}_ids"])
+            with torch.no_grad():
+                logp_TV = ref.model(input_ids=ids[None]).logits[0].log_softmax(-1)
+            n_prompt = len(row["prompt_ids"])
+            by_hand = sum(float(logp_TV[at - 1, ids[at]]) for at in range(n_prompt, len(ids)))
+            assert row[f"ref_{answer}_logps"] == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_bfloat16_is_autocast_over_float32_weights(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from stage_tools import TRAINING, full, logits, lora, resident, run, sources, st
 
 from search.errors import DataError, StageError
 from search.stages.run import run_stage
+from search.stages.tokens import tokenise
 from spaces.recipe import Adapter, Stage
 
 STAGES = [
@@ -26,16 +27,19 @@ STAGES = [
 
 
 @contextmanager
-def memory_for(model: Any, n_rows: int) -> Iterator[list[int]]:
-    """Raise as CUDA does when a forward pass has more rows; gives the row counts of all passes."""
+def memory_for(model: Any, n_rows: int, n_calm: int = 0) -> Iterator[list[int]]:
+    """Raise as CUDA does at the end of a forward pass of more rows, except in the first `n_calm` passes.
+
+    Gives the row counts of all passes.
+    """
     seen: list[int] = []
 
-    def check(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(len(kwargs["input_ids"]))
-        if seen[-1] > n_rows:
+    def check(_: Any, args: tuple[torch.Tensor]) -> None:
+        seen.append(len(args[0]))
+        if seen[-1] > n_rows and len(seen) > n_calm:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    handle = model.model.register_forward_pre_hook(check, with_kwargs=True)
+    handle = model.model.norm.register_forward_pre_hook(check)
     try:
         yield seen
     finally:
@@ -123,21 +127,31 @@ def test_gradient_checkpointing_changes_nothing_but_memory(adapter: Adapter) -> 
 def test_a_micro_batch_is_halved_when_memory_runs_out(method: str) -> None:
     base = resident()
     rows_per_pair = 2 if method == "dpo" else 1
+    this = stage(method, adapter=lora(dropout=0.2))
     calm = base.fresh()
-    expected = run(calm, stage(method), TRAINING.model_copy(update={"micro_batch_rows": 1}))
+    expected = run(calm, this, TRAINING.model_copy(update={"micro_batch_rows": 1}))
+    output = logits(calm.model)
     ref = base.fresh()
     with memory_for(ref.model, rows_per_pair) as seen:
-        outcome = run(ref, stage(method))
+        outcome = run(ref, this)
     assert (outcome.micro_batch_rows, outcome.n_oom_halvings) == (1, 2)
     assert seen[:3] == [4 * rows_per_pair, 2 * rows_per_pair, rows_per_pair]
     assert outcome.loss_by_step == expected.loss_by_step
-    assert torch.equal(logits(ref.model), logits_of(base, method))
+    assert torch.equal(logits(ref.model), output)
 
 
-def logits_of(base: Any, method: str) -> torch.Tensor:
+def test_a_step_that_ran_out_of_memory_half_way_is_repeated_from_its_start() -> None:
+    base = resident()
+    this = stage(adapter=lora(dropout=0.2))
+    calm = base.fresh()
+    run(calm, this, TRAINING.model_copy(update={"micro_batch_rows": 1}))
+    output = logits(calm.model)
     ref = base.fresh()
-    run(ref, stage(method), TRAINING.model_copy(update={"micro_batch_rows": 1}))
-    return logits(ref.model)
+    with memory_for(ref.model, 1, n_calm=1) as seen:
+        run(ref, this, TRAINING.model_copy(update={"micro_batch_rows": 2}))
+    # The first half has given its gradients and drawn its dropout when the second half fails.
+    assert seen[:6] == [2, 2, 1, 1, 1, 1]
+    assert torch.equal(logits(ref.model), output)
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -204,6 +218,7 @@ def test_optimizer_memory_is_freed_at_once() -> None:
     base = resident()
     run(base.fresh(), stage(adapter=full()))  # From here on the base holds its originals.
     ref = base.fresh()
+    gc.collect()
     before = n_embeddings(ref.model)
     run(ref, stage(adapter=full()))
     assert n_embeddings(ref.model) == before
@@ -222,6 +237,13 @@ def n_embeddings(model: Any) -> int:
     finally:
         gc.enable()
     return len(found)
+
+
+def test_reference_values_do_not_leak_into_the_tokenised_source() -> None:
+    ref = resident().fresh()
+    run(ref, stage("dpo"))
+    rows = tokenise(sources()["pairs"], ref.tokenizer, ref.tokenizer_hash, 64, "completion").rows
+    assert {key for row in rows for key in row} == {"prompt_ids", "chosen_ids", "rejected_ids"}
 
 
 def test_a_source_of_the_wrong_format_is_refused() -> None:
