@@ -40,7 +40,7 @@ class ResidentBase:
             tokenizer: Its tokenizer.
             device: `cpu` or `cuda`.
             precision: `float32` or `bfloat16`, of the computations of stages.
-            name: Hub id or folder, for saved adapters.
+            name: Hub id or folder that `from_pretrained` takes, for saved adapters.
             weights_hash: Names the content of the weights.
         """
         if tokenizer.pad_token is None:
@@ -99,7 +99,7 @@ class ResidentBase:
             weights_hash = f"{files.hub}@{model.config._commit_hash}"
         else:
             weights_hash = content_hash(Path(folder))
-        return cls(model, tokenizer, device, precision, files.location, weights_hash)
+        return cls(model, tokenizer, device, precision, folder, weights_hash)
 
     @property
     def n_layers(self) -> int:

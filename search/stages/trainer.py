@@ -214,7 +214,7 @@ def untouched(model: PreTrainedModel) -> Iterator[None]:
 
 
 def release(trainer: Any) -> None:
-    """Free the optimizer's memory at once; trainer and accelerator refer to each other and wait for the collector."""
+    """Free the optimizer's memory now; the traceback of an error would hold the trainer while it is handled."""
     trainer.optimizer.state.clear()
     trainer.optimizer.param_groups.clear()
 

@@ -99,6 +99,12 @@ def test_long_answers_are_cut_and_rows_with_nothing_to_learn_dropped() -> None:
         read("prompt-completion", rows, max_length=3)
 
 
+def test_a_row_whose_only_token_is_its_first_teaches_nothing() -> None:
+    # Nothing comes before the first token, so no model predicts it.
+    rows = read("text", [{"text": "<|im_end|>"}, {"text": "hello"}], loss_on="all")
+    assert (len(rows.rows), rows.n_dropped) == (1, 1)
+
+
 def test_a_template_that_rewrites_prompts_is_refused() -> None:
     base = resident()
     tokenizer = copy.deepcopy(base.tokenizer)
