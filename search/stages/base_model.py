@@ -150,6 +150,10 @@ class ResidentBase:
                 self._originals[name] = parameters[name].detach().clone()
             self._changed.add(name)
 
+    def original(self, name: str) -> Tensor:
+        """Return a parameter that some recipe has changed, as it is in the base; on its device, not to be changed."""
+        return self._originals[name]
+
     def _holders(self) -> list[Any]:
         """Return the objects whose attributes training may change."""
         holders = [self.model, self.model.config, self.model.generation_config]

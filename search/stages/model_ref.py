@@ -15,6 +15,9 @@ class WeightKeeper(Protocol):
     def keep(self, names: Iterable[str]) -> None:
         """Remember these parameters as they are in the base, before they change."""
 
+    def original(self, name: str) -> Any:
+        """Return a parameter as it is in the base."""
+
 
 @dataclass
 class StackedAdapter:

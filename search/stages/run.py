@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -23,6 +24,7 @@ from search.spec import TrainingSpec
 from search.stages import handoff
 from search.stages.mix import RowPlan, plan_rows
 from search.stages.model_ref import ModelRef
+from search.stages.persist import write_trained
 from search.stages.schedule import make_optimizer
 from search.stages.tokens import TokenRows, tokenise
 from search.stages.trainer import Batch, Memory, Setting, scratch_folder
@@ -60,6 +62,7 @@ def run_stage(
     sources: Mapping[str, Source],
     training: TrainingSpec,
     seed: int,
+    keep_in: Path | None = None,
 ) -> StageOutcome:
     """Train one stage on the model in place.
 
@@ -69,6 +72,7 @@ def run_stage(
         sources: All sources of its mix, by name.
         training: How all stages of the study train.
         seed: Of row order, adapter initialisation and dropout.
+        keep_in: Folder for what was trained, for `persist.restore_stage`; default: it is not kept.
 
     Raises:
         DataError: A source has the wrong format for the method, or no row that can be trained on.
@@ -93,6 +97,8 @@ def run_stage(
         train_seconds = time.monotonic() - training_started
         n_trainable = sum(parameter.numel() for parameter in parameters)
         _check_finite(parameters)
+        if keep_in is not None:
+            write_trained(ref, parameters, keep_in)
         handoff.end(ref, stage)
     return StageOutcome(
         trained_tokens=plan.n_tokens,
