@@ -6,27 +6,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.check_files import base_findings, leak_findings, source_problems, storage_findings
-from search.check_values import Finding, influence_findings
+from search.check_files import (
+    base_findings,
+    leak_findings,
+    source_problems,
+    storage_findings,
+    store_findings,
+)
+from search.check_space import name_findings, order_findings, space_findings
+from search.check_values import TRAINING_FORMATS, Finding, influence_findings
 from search.errors import SpecError
 from search.messages import KeyPath, Problem, suggest, value_text
 from search.sources import Source
 from search.spec import StudySpec
 from search.yaml_file import Located, load_model, model_problems, read_yaml, summary
 from spaces.influence import InfluenceSpec, SimplexSpec
-from spaces.space import Space
-
-TRAINING_FORMATS = {
-    "sft": ("messages", "prompt-completion", "text"),
-    "dpo": ("preference",),
-}
-"""Method to the formats of sources that it trains on."""
-_N_TRIED_RECIPES = 16
 
 
 @dataclass(frozen=True)
@@ -82,18 +80,20 @@ def check_study(spec: StudySpec, path: Path) -> list[Problem]:
 def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, Source]]:
     root = located.path.parent
     findings = [
+        *name_findings(spec),
         *_mix_findings(spec),
         *_suite_findings(spec),
         *_score_findings(spec),
-        *_order_findings(spec),
+        *order_findings(spec),
         *influence_findings(spec, root),
         *_sampler_findings(spec),
         *base_findings(spec, root),
-        *storage_findings(spec),
+        *storage_findings(spec, root),
+        *store_findings(spec, root),
         *_machine_findings(spec),
     ]
     if not any(not finding.is_warning for finding in findings):
-        findings += _space_findings(spec)
+        findings += space_findings(spec)
     problems = [
         located.problem(finding.place, finding.text, finding.is_warning) for finding in findings
     ]
@@ -204,63 +204,6 @@ def _bound_findings(spec: StudySpec) -> Iterator[Finding]:
             )
 
 
-def _order_findings(spec: StudySpec) -> Iterator[Finding]:
-    for index, name in enumerate(spec.order.influences or ()):
-        yield from _influence_name(spec, ("order", "influences", index), name)
-    for index, pair in enumerate(spec.order.before):
-        for side, name in enumerate(pair):
-            yield from _influence_name(spec, ("order", "before", index, side), name)
-    names: set[str] = set()
-    for index, baseline in enumerate(spec.baselines):
-        if baseline.name in names:
-            yield Finding(
-                ("baselines", index, "name"), f"{baseline.name!r} is there twice; choose another"
-            )
-        names.add(baseline.name)
-        for position, name in enumerate(baseline.order):
-            yield from _influence_name(spec, ("baselines", index, "order", position), name)
-    if spec.order.influences is not None:
-        for name in spec.influences:
-            if name not in spec.order.influences:
-                text = "never runs: it is not in order.influences"
-                yield Finding(("influences", name), text, True)
-
-
-def _influence_name(spec: StudySpec, place: KeyPath, name: str) -> Iterator[Finding]:
-    if name not in spec.influences:
-        hint = suggest(name, spec.influences)
-        yield Finding(place, f"{value_text(name)} is not an influence; {hint}")
-
-
-def _space_findings(spec: StudySpec) -> Iterator[Finding]:
-    """Let the space itself judge orders, baselines and a few of its recipes."""
-    try:
-        space = Space(spec.influences, spec.order)
-    except ValueError as error:
-        yield _placed(("order",), str(error), "order")
-        return
-    for index, baseline in enumerate(spec.baselines):
-        try:
-            space.encode(baseline.order, baseline.values)
-        except ValueError as error:
-            yield _placed(("baselines", index), str(error), "values")
-    for seed in range(_N_TRIED_RECIPES):
-        try:
-            space.decode(space.sample(seed))
-        except ValueError as error:
-            yield Finding(("influences",), str(error).removeprefix("influences."))
-            return
-
-
-def _placed(place: KeyPath, text: str, stem: str) -> Finding:
-    """Take the key that a message begins with, such as `order.before` or `values.tone.rank`, as the place."""
-    found = re.match(rf"{stem}\.([\w.@-]+) (.*)", text)
-    if found is None:
-        return Finding(place, text)
-    key = (found[1],) if place[-1] == stem else (stem, found[1])
-    return Finding((*place, *key), found[2])
-
-
 def _sampler_findings(spec: StudySpec) -> Iterator[Finding]:
     sampler = spec.sampler
     if sampler.population is not None and not sampler.name.startswith("nsga"):
@@ -280,7 +223,10 @@ def _sampler_findings(spec: StudySpec) -> Iterator[Finding]:
 def _machine_findings(spec: StudySpec) -> Iterator[Finding]:
     n_cpus, compute = os.cpu_count() or 1, spec.compute
     n_trials = compute.concurrent_trials
-    if n_trials * compute.cpus_per_trial > n_cpus:
+    if compute.cpus_per_trial > n_cpus:
+        text = f"{compute.cpus_per_trial:g} CPUs are more than the {n_cpus} here; lower it"
+        yield Finding(("compute", "cpus_per_trial"), text)
+    elif n_trials * compute.cpus_per_trial > n_cpus:
         text = (
             f"{n_trials} trials of {compute.cpus_per_trial:g} CPUs do not fit the {n_cpus} CPUs here; "
             "fewer will run at once"

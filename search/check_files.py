@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from evaluators.spec import HarnessSpec
 from search.base_files import BaseFilesError, resolve_base
@@ -37,8 +38,8 @@ def base_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
                     yield Finding((group, name, "include_path"), text)
 
 
-def storage_findings(spec: StudySpec) -> Iterator[Finding]:
-    """Yield what is wrong with the url of the Optuna storage."""
+def storage_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the url of the Optuna storage; a relative SQLite path starts at `root`."""
     url = spec.storage
     if url is None:
         return
@@ -50,15 +51,30 @@ def storage_findings(spec: StudySpec) -> Iterator[Finding]:
     elif found[1] not in DATABASES:
         yield Finding(place, f"database {found[1]!r} is not known; {suggest(found[1], DATABASES)}")
     elif found[1] == "sqlite":
-        file = found[3].removeprefix("/")
+        file = found[3].removeprefix("/").split("?")[0]
+        parent = root / Path(unquote(file)).parent
         if not file or ":memory:" in file:
             text = "a database in memory cannot be resumed; write sqlite:///FILE or remove storage"
             yield Finding(place, text)
         elif not found[3].startswith("/"):
             yield Finding(place, f"{value_text(url)} has two slashes; write sqlite:///FILE")
-        elif not os.path.isdir(Path(file).parent):
-            text = f"folder {Path(file).parent} of the database does not exist; make it first"
+        elif not file.startswith("file:") and not os.path.isdir(parent):
+            text = f"folder {parent} of the database does not exist; make it first"
             yield Finding(place, text)
+
+
+def store_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the folder of the stage store; urls are not asked."""
+    path = spec.store.path
+    if path is None or "://" in path:
+        return
+    place, folder = ("store", "path"), root / path
+    if not path.strip():
+        yield Finding(place, "is empty; name a folder, or remove it")
+    elif os.path.exists(folder) and not os.path.isdir(folder):
+        yield Finding(place, f"{folder} is a file; name a folder")
+    elif not os.path.isabs(path) and not os.path.isdir(folder.parent):
+        yield Finding(place, f"folder {folder.parent} does not exist; make it first")
 
 
 def source_problems(

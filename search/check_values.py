@@ -1,4 +1,4 @@
-"""Checks of what influences say: bounds of values, places in the model, handoffs. No torch."""
+"""Checks of what influences and recipe files say: bounds of values, places in the model, handoffs. No torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 from search.base_files import resolve_base
 from search.errors import SpecError
 from search.messages import KeyPath, suggest, value_text
-from search.spec import StudySpec
+from search.spec import BaseSpec, StudySpec
 from spaces.influence import FullSpec, InfluenceSpec, LoraSpec
-from spaces.recipe import TARGET_MODULES, layer_range
+from spaces.recipe import TARGET_MODULES, Full, Lora, layer_range
 from spaces.spec import LAYERS_PATTERN, BoolChoice, FloatRange, IntRange, Spec, TextChoice, Value
 
+TRAINING_FORMATS = {
+    "sft": ("messages", "prompt-completion", "text"),
+    "dpo": ("preference",),
+}
+"""Method to the formats of sources that it trains on."""
 HANDOFFS = ("merge", "stack", "detach", "continue")
 _MODULES = (*TARGET_MODULES["all"], "embed_tokens", "lm_head", "norm")
 _MODEL_ENDS = ("lm_head", "embed_tokens")
@@ -53,7 +58,7 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         spec: The study.
         root: Folder of the study file, to find out how many layers a local base has.
     """
-    config = _base_config(spec, root)
+    config = base_config(spec.base, root)
     for name, influence in spec.influences.items():
         place: KeyPath = ("influences", name)
         adapter = influence.adapter
@@ -62,14 +67,39 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
                 if field in _BOUNDS:
                     value = getattr(holder, field)
                     yield from _number_findings(value, (*where, field), _BOUNDS[field])
-        for spot, text in _texts(adapter.layers, (*place, "adapter", "layers")):
-            yield from _layer_findings(text, spot, config.get("num_hidden_layers"))
-        for spot, text in _texts(adapter.targets, (*place, "adapter", "targets")):
-            is_tied = config.get("tie_word_embeddings")
-            yield from _target_findings(text, spot, adapter, is_tied)
+        yield from adapter_findings(adapter, (*place, "adapter"), config)
         for spot, text in _texts(influence.handoff, (*place, "handoff")):
             yield from _handoff_findings(spec, name, text, spot)
             yield from _dora_findings(spec, name, text, spot)
+
+
+def adapter_findings(
+    adapter: FullSpec | LoraSpec | Full | Lora, place: KeyPath, config: dict[str, Any]
+) -> Iterator[Finding]:
+    """Yield what is wrong with the layers and targets of an adapter, to be searched or decided.
+
+    Args:
+        adapter: The adapter.
+        place: Of the adapter in its file.
+        config: From `base_config`.
+    """
+    for spot, text in _texts(adapter.layers, (*place, "layers")):
+        yield from _layer_findings(text, spot, config.get("num_hidden_layers"))
+    for spot, text in _texts(adapter.targets, (*place, "targets")):
+        is_tied = config.get("tie_word_embeddings")
+        yield from _target_findings(text, spot, adapter.kind == "lora", is_tied)
+
+
+def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:
+    """Return the configuration of a local base; empty where only the model itself knows."""
+    if base.gguf_file is not None:
+        return {}
+    try:
+        folder = resolve_base(base, root).folder
+        config = json.loads((folder / "config.json").read_text()) if folder is not None else {}
+    except (SpecError, OSError, ValueError):
+        return {}  # base_findings says what is wrong with the base.
+    return config if isinstance(config, dict) else {}
 
 
 def _number_findings(value: object, place: KeyPath, bound: _Bound) -> Iterator[Finding]:
@@ -119,9 +149,8 @@ def _layer_findings(text: str, place: KeyPath, n_layers: object) -> Iterator[Fin
 
 
 def _target_findings(
-    text: str, place: KeyPath, adapter: FullSpec | LoraSpec, is_tied: object
+    text: str, place: KeyPath, is_lora: bool, is_tied: object
 ) -> Iterator[Finding]:
-    is_lora = isinstance(adapter, LoraSpec)
     groups = (*TARGET_MODULES, *(() if is_lora else ("everything",)))
     if text in groups:
         return
@@ -216,15 +245,3 @@ def _cannot_continue(adapter: FullSpec | LoraSpec, following: InfluenceSpec) -> 
         if value != other:
             return f"{field} is {value_text(value)} here and {value_text(other)} there"
     return None
-
-
-def _base_config(spec: StudySpec, root: Path) -> dict[str, Any]:
-    """Return the configuration of a local base; empty where only the model itself knows."""
-    if spec.base.gguf_file is not None:
-        return {}
-    try:
-        folder = resolve_base(spec.base, root).folder
-        config = json.loads((folder / "config.json").read_text()) if folder is not None else {}
-    except (SpecError, OSError, ValueError):
-        return {}  # base_findings says what is wrong with the base.
-    return config if isinstance(config, dict) else {}

@@ -4,6 +4,7 @@ results/<study>/
   study.yaml     the study file as it was given, comments and all
   study.json     a StudyFile: provenance, launches, budget as extended
   study.db       Optuna's storage, unless the study names another
+  store/         results of stages, unless the study names another place
   trials/<number>/...    see search.records
   report/
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,6 +27,9 @@ from evaluators.scores import Item, Record
 from search.errors import StudyError
 from search.records import Proposal, TrialRecord
 from search.spec import BudgetSpec, StudySpec
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # It can only be read by setting it.
 
 
 class Launch(Record):
@@ -68,20 +73,46 @@ class StudyFolder:
         self.trials = self.path / "trials"
         self.report = self.path / "report"
 
-    def create(self, study_text: str, file: StudyFile) -> None:
-        """Make the folder.
+    def make(self) -> None:
+        """Make the folder, if it is not there.
 
         Raises:
-            StudyError: It exists already.
+            StudyError: It cannot be made.
+        """
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(
+                f"{self.path}: cannot be made ({error.strerror}); give another --results"
+            ) from error
+
+    def check_new(self) -> None:
+        """Make sure that no study is here; remove what an attempt left that was killed before there was one.
+
+        Raises:
+            StudyError: There is one.
         """
         if self.study_json.exists():
             raise StudyError(
                 f"{self.path}: a study is there already; continue it with "
-                f"`apportion resume {_shown(self.path)}`, or give the new one another name"
+                f"`apportion resume {shlex.quote(_shown(self.path))}`, or give the new one another name"
             )
-        self.trials.mkdir(parents=True, exist_ok=True)
-        write_whole(self.study_yaml, study_text)
-        self.write_file(file)
+        for path in self.path.glob(f"{self.database.name}*"):
+            path.unlink()
+        for path in self.path.glob(".study.*"):
+            path.unlink()
+
+    def write_study(self, text: str) -> None:
+        """Write study.yaml whole."""
+        write_whole(self.study_yaml, text)
+
+    def store_root(self, spec: StudySpec, root: Path) -> str | None:
+        """Return where the study keeps results of stages, as a path or url; None if it keeps none."""
+        if not spec.store.enabled:
+            return None
+        if spec.store.path is None:
+            return str(self.path / "store")
+        return spec.store.path if "://" in spec.store.path else str(root / spec.store.path)
 
     def read_file(self) -> StudyFile:
         """Read study.json.
@@ -195,7 +226,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that readers see the old text or the new one, never a part; safe against a crash."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as file:
+        os.fchmod(handle, 0o666 & ~_UMASK)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
+from search.errors import SpecError
 from search.records import TrialRecord
 from search.spec import StudySpec
 from spaces.recipe import Recipe, Stage
@@ -92,10 +93,16 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
         speeds: From `measured_speeds`.
         n_recipes: Recipes to show.
         seed: Of the drawn recipes.
+
+    Raises:
+        SpecError: The space holds a recipe that is not legal.
     """
     space = Space(spec.influences, spec.order)
     n_sampled = max(N_SAMPLED, n_recipes)
-    sampled = [space.decode(space.sample(seed + draw)) for draw in range(n_sampled)]
+    try:
+        sampled = [space.decode(space.sample(seed + draw)) for draw in range(n_sampled)]
+    except ValueError as error:
+        raise SpecError(f"study {spec.name}: draws recipes that are not legal: {error}") from error
     tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in sampled)
     seconds = fmean(speeds.recipe_seconds(recipe) for recipe in sampled)
     n_trials, ends_by = _affordable_trials(spec, tokens, seconds)

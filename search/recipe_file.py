@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from search.check_values import TRAINING_FORMATS, adapter_findings, base_config
+from search.errors import SpecError
 from search.folders import to_json
+from search.messages import suggest, value_text
 from search.spec import BaseSpec, Name, SourceSpec, StudySpec, TrainingSpec
-from search.yaml_file import dump_yaml, load_model
+from search.yaml_file import dump_yaml, load_model, summary
 from spaces.recipe import Recipe, Stage
 from spaces.spec import Spec
 
@@ -18,6 +22,24 @@ _HEADER = """\
 #   apportion train recipe.yaml --out DIR
 # Paths are relative to this file. `seed` is the study's; each stage derives its own from it and from what came before.
 """
+
+
+def _check_sources(stage: Stage, info: ValidationInfo) -> Stage:
+    """Refuse a mix of sources that the file does not have or the method does not read."""
+    sources: dict[str, SourceSpec] = info.data.get("sources", {})
+    # Sources that are wrong themselves are not in the data, and are reported on their own.
+    for name in stage.mix if "sources" in info.data else ():
+        if name not in sources:
+            raise ValueError(
+                f"source {value_text(name)} of the mix is not among the sources; {suggest(name, sources)}"
+            )
+        wanted = TRAINING_FORMATS[stage.method]
+        if sources[name].format not in wanted:
+            raise ValueError(
+                f"source {name!r} of the mix has format {sources[name].format}, and {stage.method} "
+                f"reads {' or '.join(wanted)}; name another"
+            )
+    return stage
 
 
 class RecipeFile(Spec):
@@ -33,8 +55,17 @@ class RecipeFile(Spec):
     """The study's seed."""
     threads: int = Field(default=1, gt=0)
     """torch threads; equal counts are needed for equal results on CPU."""
-    stages: tuple[Stage, ...]
+    stages: tuple[Annotated[Stage, AfterValidator(_check_sources)], ...]
     """The stages, first to last."""
+
+    @field_validator("stages")
+    @classmethod
+    def _check(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        try:
+            Recipe(stages=stages)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return stages
 
     @property
     def recipe(self) -> Recipe:
@@ -46,9 +77,20 @@ def read_recipe(path: Path) -> RecipeFile:
     """Read a recipe file.
 
     Raises:
-        SpecError: It is missing or wrong; the message names file, line, place and remedy.
+        SpecError: It is missing or wrong, or places in the model are not in a base that is here; the message names
+            file, line, place and remedy.
     """
-    return load_model(path, RecipeFile)[0]
+    file, located = load_model(path, RecipeFile)
+    config = base_config(file.base, path.absolute().parent)
+    problems = [
+        located.problem(finding.place, finding.text)
+        for index, stage in enumerate(file.stages)
+        for finding in adapter_findings(stage.adapter, ("stages", index, "adapter"), config)
+        if not finding.is_warning
+    ]
+    if problems:
+        raise SpecError(summary(problems))
+    return file
 
 
 def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder: Path) -> str:

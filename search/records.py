@@ -56,6 +56,8 @@ class StageRecord(Record):
     """Wall seconds of everything else in the stage: tokenising, building adapter and trainer, merging."""
     peak_memory_bytes: int | None = None
     """Peak device memory on CUDA; None on CPU, where it is not measured per stage."""
+    is_stored: bool = False
+    """Whether the result came from the stage store: another trial trained it, and this one spent nothing on it."""
 
 
 class Boundary(Record):
@@ -71,8 +73,10 @@ class Boundary(Record):
     """Scores of the holdout; empty unless this is the last boundary."""
     suite_version: str | None = None
     """What measured: equal versions measure the same; a changed suite or its data has another."""
+    is_stored: bool = False
+    """Whether the suite's scores came from the stage store."""
     evaluate_seconds: float
-    """Wall seconds of suite and holdout."""
+    """Wall seconds of suite and holdout in this trial."""
 
 
 class Seconds(Record):
@@ -134,8 +138,8 @@ class TrialRecord(Record):
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens trained over all stages."""
-        return sum(stage.trained_tokens for stage in self.stages)
+        """Tokens trained in this trial; stages from the store cost none."""
+        return sum(stage.trained_tokens for stage in self.stages if not stage.is_stored)
 
     @property
     def final_scores(self) -> dict[str, Score]:

@@ -202,6 +202,17 @@ class ComputeSpec(Spec):
     """torch threads. Equal counts are needed for equal results on CPU."""
 
 
+class StoreSpec(Spec):
+    """Where results of stages are kept, so that recipes with a common prefix train it once."""
+
+    enabled: bool = True
+    """False trains every stage of every trial."""
+    path: str | None = None
+    """Local folder (relative to the study file) or fsspec url, to share between studies. Default: in the results."""
+    max_gigabytes: float = Field(default=20.0, gt=0)
+    """Beyond this, what is cheapest to train again and least used is removed; what the front needs stays."""
+
+
 class StudySpec(Spec):
     """One search: a space of recipes, objectives, and a budget."""
 
@@ -233,6 +244,8 @@ class StudySpec(Spec):
     """What the study may spend."""
     compute: ComputeSpec = ComputeSpec()
     """Where trials run."""
+    store: StoreSpec = StoreSpec()
+    """Where results of stages are kept."""
     storage: str | None = None
     """Optuna RDB url. Default: SQLite in results/<study>/study.db."""
 

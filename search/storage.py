@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from evaluators.scores import Direction
@@ -22,9 +22,26 @@ _OPTUNA_DIRECTIONS = {
 }
 
 
-def database_url(storage: str | None, database: Path) -> str:
-    """Return the url of a study's storage: the one it names, else SQLite in its folder."""
-    return storage or f"sqlite:///{database}"
+def database_url(storage: str | None, database: Path, root: Path) -> str:
+    """Return the url of a study's storage: the one it names, else SQLite in its folder.
+
+    Args:
+        storage: As study.yaml has it; a relative path in an SQLite url starts at `root`.
+        database: File in the study's folder.
+        root: Folder of the study file.
+    """
+    if storage is None:
+        # URL.create quotes what would end the path, such as ? and #.
+        return URL.create("sqlite", database=str(database.absolute())).render_as_string()
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        return storage  # open_study says what is wrong with it.
+    is_file = url.database and not url.database.startswith((":memory:", "file:"))
+    if url.get_backend_name() != "sqlite" or not is_file:
+        return storage
+    path = root.absolute() / str(url.database)
+    return url.set(database=str(path)).render_as_string(hide_password=False)
 
 
 def open_study(
@@ -55,6 +72,9 @@ def open_study(
             return study
         return optuna.load_study(storage=storage, study_name=name)
     except optuna.exceptions.DuplicatedStudyError as error:
+        left_over = optuna.load_study(storage=storage, study_name=name)
+        if not left_over.get_trials(deepcopy=False):
+            return left_over  # An attempt to create it was killed before it had anything in it.
         raise StudyError(
             f"{_without_password(url)}: a study named {name!r} is in this storage already; "
             "resume it or choose another name"

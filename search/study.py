@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
 from search.spec import BudgetSpec, StudySpec
 from search.storage import database_url, open_study
+from search.store import StageStore, StoreError
 from search.yaml_file import load_study
 from spaces.space import Space
 
@@ -57,7 +59,8 @@ class Study:
         self._started = clock()
         self._pending: list[Proposal] = []
         self._running: set[int] = set()
-        self._base_failure: str | None = None
+        self._fault: str | None = None
+        self._store: StageStore | None = None
         self.stop_reason: str | None = None
 
     @classmethod
@@ -77,15 +80,25 @@ class Study:
         folder = StudyFolder(results / spec.name)
         resolved = to_json(spec.model_dump(mode="json"))
         file = StudyFile(
-            root=str(study_yaml.resolve().parent),
+            root=str(study_yaml.absolute().parent),
             created_at=utc_now(),
             study_hash=hashlib.sha256(resolved.encode()).hexdigest()[:16],
             budget=spec.budget,
             provenance=provenance(),
         )
-        folder.create(study_yaml.read_text(), file)
-        study = cls._open(spec, folder, create=True, clock=clock)
-        study._begin_launch(command, spec.budget)
+        folder.make()
+        lock = _locked(folder)
+        try:
+            folder.check_new()
+            folder.write_study(study_yaml.read_text())
+            # study.json comes last: without it there is no study, and what a killed attempt left is made anew.
+            asker = _asker(spec, folder, Path(file.root), create=True)
+            folder.write_file(file)
+            study = cls(spec, folder, asker, lock, clock)
+            study._begin_launch(command, spec.budget)
+        except BaseException:
+            lock.release()
+            raise
         return study
 
     @classmethod
@@ -110,44 +123,21 @@ class Study:
         folder = StudyFolder(path)
         file = folder.read_file()
         spec = load_study(folder.study_yaml)
-        study = cls._open(spec, folder, create=False, clock=clock)
-        study._begin_launch(command, budget or file.budget)
-        study._reconcile()
-        return study
-
-    @classmethod
-    def _open(
-        cls, spec: StudySpec, folder: StudyFolder, create: bool, clock: Callable[[], float]
-    ) -> Study:
-        lock = FileLock(folder.path / ".lock")
+        lock = _locked(folder)
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise StudyError(
-                f"{folder.path}: another process runs this study; wait for it or stop it first"
-            ) from error
-        names = [objective.score for objective in spec.objectives]
-        optuna_study = open_study(
-            database_url(spec.storage, folder.database),
-            spec.name,
-            dict(zip(names, spec.directions(), strict=True)),
-            create,
-        )
-        space = Space(spec.influences, spec.order)
-        asker = Asker(
-            optuna_study,
-            space,
-            spec.sampler,
-            spec.objectives,
-            spec.constraints,
-            spec.compute.concurrent_trials,
-        )
-        return cls(spec, folder, asker, lock, clock)
+            asker = _asker(spec, folder, Path(file.root), create=False)
+            study = cls(spec, folder, asker, lock, clock)
+            study._reconcile(file)
+            study._begin_launch(command, budget or file.budget)
+        except BaseException:
+            lock.release()
+            raise
+        return study
 
     @property
     def root(self) -> Path:
         """Folder from which relative paths of the spec start."""
-        return Path(self.folder.read_file().root)
+        return Path(self._file.root)
 
     @property
     def budget(self) -> BudgetSpec:
@@ -155,13 +145,12 @@ class Study:
         return self._file.budget
 
     @property
-    def base_failed(self) -> bool:
-        """Whether the untouched base could not be loaded or scored in this launch."""
-        return self._base_failure is not None
+    def is_broken(self) -> bool:
+        """Whether this launch ended since no trial could work: nothing loads, or the untouched base has no scores."""
+        return self._fault is not None
 
-    @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do: no trial to adopt, and the budget is used up. Sets `stop_reason`."""
+        """Return whether nothing is left to do: no trial to adopt, and the budget is used up; sets `stop_reason`."""
         self.stop_reason = None if self._pending else self._exhausted()
         return self.stop_reason is not None
 
@@ -181,7 +170,7 @@ class Study:
         None means that no further trial may start, and `stop_reason` says why; or, if that is None, that the sampler
         waits for a trial in training.
         """
-        if self._pending:
+        if self._pending and self._fault is None:
             # Adopted trials were admitted by an earlier launch; none may stay RUNNING for good.
             proposal = self._pending.pop(0)
         else:
@@ -200,15 +189,23 @@ class Study:
 
     def finish(self, record: TrialRecord) -> TrialRecord:
         """Take a finished trial into the storage; returns the record, failed if a score it needs is missing."""
-        reason = self._asker.tell(record)
         self._running.discard(record.number)
-        if reason is not None and not record.recipe.stages:
-            self._base_failure = reason
+        reason = self._asker.failure(record)
         if reason is not None and record.state != "FAIL":
+            # The folder first: a trial that the storage calls finished is never looked at again.
             record = record.model_copy(update={"state": "FAIL", "reason": reason})
             self.folder.trial(record.number).write_record(record)
-        self._touch_launch(None)
+        self._asker.tell(record)
+        if reason is not None and not record.recipe.stages:
+            self._fault = f"the untouched base could not be scored: {reason}"
+        self.touch()
+        self._tidy_store()
         return record
+
+    def abandon(self, proposal: Proposal, fault: str) -> None:
+        """Start no more trials in this launch, since no worker can run one; the next launch takes this one up again."""
+        self._running.discard(proposal.number)
+        self._fault = f"no trial can run here: {fault}"
 
     def fail(self, proposal: Proposal, reason: str) -> TrialRecord:
         """Take a trial whose worker died into the storage, keeping what its folder has."""
@@ -217,14 +214,14 @@ class Study:
 
     def close(self, ended: str) -> None:
         """Record how the launch ended and let other processes have the study."""
-        self._touch_launch(ended)
+        self.touch(ended)
         self._lock.release()
 
     def _exhausted(self) -> str | None:
         """Return which part of the budget is used up, counting trials that run."""
         spent, budget = self.spent(), self._file.budget
-        if self._base_failure is not None:
-            return f"the untouched base could not be loaded or scored: {self._base_failure}"
+        if self._fault is not None:
+            return self._fault
         if budget.failed_trials is not None and spent.failed_trials > budget.failed_trials:
             return f"{spent.failed_trials} trials failed, {budget.failed_trials} are allowed"
         if budget.trials is not None and spent.trials + len(self._running) >= budget.trials:
@@ -235,14 +232,29 @@ class Study:
             return f"{spent.wall_seconds:.0f} of {budget.wall_seconds:.0f} seconds are spent"
         return None
 
-    def _reconcile(self) -> None:
+    def _tidy_store(self) -> None:
+        """Keep what the front needs, and remove what the store has no room for."""
+        root = self.folder.store_root(self.spec, self.root)
+        if root is None:
+            return
+        # Housekeeping that fails must not end a study; the next trial tries again.
+        with suppress(StoreError):
+            self._store = self._store or StageStore(root)
+            records = [self.folder.trial(number).read_record() for number in self._asker.front()]
+            digests = {stage.digest for record in records if record for stage in record.stages}
+            self._store.pin(f"{self.spec.name[:40]}-{self._file.study_hash}", digests)
+            self._store.gc(int(self.spec.store.max_gigabytes * 1e9))
+
+    def _reconcile(self, file: StudyFile) -> None:
         """Tell trials that finished in their folder but not in the storage; keep the others to be run again."""
+        self._file = file
         for proposal in self._asker.unfinished():
             record = self.folder.trial(proposal.number).read_record()
             if record is not None and record.state != "RUNNING":
                 self.finish(record)
             else:
                 self._pending.append(proposal)
+        self._fault = None
 
     def _begin_launch(self, command: str, budget: BudgetSpec) -> None:
         file = self.folder.read_file()
@@ -253,9 +265,42 @@ class Study:
         self.folder.write_file(self._file)
         self._asker.enqueue_baselines(self.spec.baselines)
 
-    def _touch_launch(self, ended: str | None) -> None:
+    def touch(self, ended: str | None = None) -> None:
+        """Record how long this launch has lasted, and how it ended if it did."""
+        if not self._file.launches:
+            return
         launch = self._file.launches[-1].model_copy(
             update={"wall_seconds": round(self._clock() - self._started, 3), "ended": ended}
         )
         self._file = self._file.model_copy(update={"launches": (*self._file.launches[:-1], launch)})
         self.folder.write_file(self._file)
+
+
+def _locked(folder: StudyFolder) -> FileLock:
+    lock = FileLock(folder.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(
+            f"{folder.path}: another process runs this study; wait for it or stop it first"
+        ) from error
+    return lock
+
+
+def _asker(spec: StudySpec, folder: StudyFolder, root: Path, create: bool) -> Asker:
+    names = [objective.score for objective in spec.objectives]
+    optuna_study = open_study(
+        database_url(spec.storage, folder.database, root),
+        spec.name,
+        dict(zip(names, spec.directions(), strict=True)),
+        create,
+    )
+    return Asker(
+        optuna_study,
+        Space(spec.influences, spec.order),
+        spec.sampler,
+        spec.objectives,
+        spec.constraints,
+        spec.compute.concurrent_trials,
+        lambda number: folder.trial(number).read_record(),
+    )

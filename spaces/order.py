@@ -10,6 +10,13 @@ from pydantic import Field, model_validator
 
 from spaces.spec import Spec
 
+RESERVED_NAMES = {
+    "base": "the untouched base",
+    "order": "the parameter of that name",
+    "n_stages": "the parameter of that name",
+}
+"""Names that no influence may have, and what has them already."""
+
 
 class OrderSpec(Spec):
     """Which influences may run, how many stages, in what order."""
@@ -45,8 +52,14 @@ class OrderRules:
         """Combine a spec with the names of the study's influences.
 
         Raises:
-            ValueError: An unknown influence, a cycle in `before`, or no sequence of `min_stages` exists.
+            ValueError: A reserved name, an unknown influence, a cycle in `before`, or no sequence of `min_stages`
+                exists.
         """
+        for name in known:
+            if name in RESERVED_NAMES:
+                raise ValueError(
+                    f"influence {name!r} has the name of {RESERVED_NAMES[name]}; choose another"
+                )
         self.influences = tuple(known) if spec.influences is None else spec.influences
         self.before = spec.before
         self.max_repeats = spec.max_repeats

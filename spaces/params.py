@@ -55,11 +55,12 @@ class Float:
         """Ask for a value."""
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
-    def contains(self, value: ParamValue) -> bool:
-        """Tell whether a value is legal; grid steps count."""
+    def match(self, value: ParamValue) -> ParamValue | None:
+        """Return a legal value as a sampler would give it, None for one that is not legal; grid steps count."""
         if isinstance(value, bool | str) or not self.low <= value <= self.high:
-            return False
-        return self.step is None or _on_grid(value, self.low, self.step)
+            return None
+        is_legal = self.step is None or _on_grid(value, self.low, self.step)
+        return float(value) if is_legal else None
 
     def describe(self) -> str:
         """Return the range in words."""
@@ -80,11 +81,11 @@ class Int:
         """Ask for a value."""
         return trial.suggest_int(self.name, self.low, self.high, step=self.step, log=self.log)
 
-    def contains(self, value: ParamValue) -> bool:
-        """Tell whether a value is legal; grid steps count."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            return False
-        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+    def match(self, value: ParamValue) -> ParamValue | None:
+        """Return a legal value as a sampler would give it, None for one that is not legal; grid steps count."""
+        if isinstance(value, bool | str) or not self.low <= value <= self.high:
+            return None
+        return int(value) if (value - self.low) % self.step == 0 else None
 
     def describe(self) -> str:
         """Return the range in words."""
@@ -103,9 +104,12 @@ class Choice:
         value: ParamValue = trial.suggest_categorical(self.name, self.choices)
         return value
 
-    def contains(self, value: ParamValue) -> bool:
-        """Tell whether a value is one of the choices; True is not 1 here."""
-        return any(value == choice and type(value) is type(choice) for choice in self.choices)
+    def match(self, value: ParamValue) -> ParamValue | None:
+        """Return the choice that a value equals, as it is listed, or None; 16 is 16.0 here, but True is not 1."""
+        for choice in self.choices:
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+        return None
 
     def describe(self) -> str:
         """Return the choices in words."""

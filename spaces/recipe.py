@@ -96,15 +96,15 @@ class Stage(Spec):
 
         Args:
             source_hashes: Source name to content hash; stands in for the name, so that renaming changes nothing.
-                A source that is not in there keeps its name.
+                A source that is not in there keeps its name. Two sources of equal content stay two.
             with_dose: False leaves `dose_tokens` and `handoff` out. Seeds derive from that form, so a smaller
                 dose of the same stage is a prefix of a larger one, step by step.
         """
         left_out = {"influence"} if with_dose else {"influence", "dose_tokens", "handoff"}
         data = self.model_dump(exclude=left_out)
-        data["mix"] = {
-            source_hashes.get(name, name): round(share, 6) for name, share in self.mix.items()
-        }
+        data["mix"] = sorted(
+            [source_hashes.get(name, name), round(share, 6)] for name, share in self.mix.items()
+        )
         return json.dumps(data, sort_keys=True)
 
 

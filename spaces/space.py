@@ -32,7 +32,8 @@ class Space:
         """Build the space.
 
         Raises:
-            ValueError: The order rules contradict each other, or leave too many sequences for the encoding asked for.
+            ValueError: An influence has a reserved name, the order rules contradict each other, or they leave too many
+                sequences for the encoding asked for.
         """
         self.rules = OrderRules(order, tuple(influences))
         self.influences = {name: influences[name] for name in self.rules.influences}
@@ -122,14 +123,31 @@ class Space:
             pass
         return params
 
+    def fill(self, params: Mapping[str, ParamValue], seed: int) -> Params:
+        """Return params with the values that they leave open drawn at random, repeatable from the seed.
+
+        Args:
+            params: As `encode` returns them: the order is decided.
+            seed: Of the draws.
+        """
+        suggester = RandomSuggester(seed)
+        drawn = {
+            parameter.name: parameter.suggest(suggester)
+            for parameter in self.parameters(self.sequence(params))
+        }
+        return drawn | dict(params)
+
     def encode(self, order: Sequence[str], values: Mapping[str, ParamValue]) -> Params:
         """Return the params that fix an order and some values, as for a baseline; the rest stays open.
+
+        Values come back as a sampler would give them: 16 of a choice among 16.0 and 32.0 is 16.0.
 
         Raises:
             ValueError: The order is not legal, a name is unknown, or a value is outside its range.
         """
         self.rules.check(order)
         open_values = {parameter.name: parameter for parameter in self.parameters(order)}
+        params = self._encode_order(tuple(order))
         for name, value in values.items():
             if name not in open_values:
                 near = get_close_matches(name, open_values, n=1)
@@ -141,11 +159,13 @@ class Space:
                 raise ValueError(
                     f"values.{name} is not a value that varies in {' > '.join(order) or 'base'}; {hint}"
                 )
-            if not open_values[name].contains(value):
+            matched = open_values[name].match(value)
+            if matched is None:
                 raise ValueError(
                     f"values.{name} is {value!r}; allowed: {open_values[name].describe()}"
                 )
-        return {**self._encode_order(tuple(order)), **values}
+            params[name] = matched
+        return params
 
     def _encode_order(self, order: tuple[str, ...]) -> Params:
         if self.encoding == "sequence":

@@ -18,6 +18,11 @@ from search.report.view import StudyView, load_view
 from search.study import Study
 from spaces.recipe import Recipe
 
+DRAW_SECONDS = 0.5
+"""Between two pictures."""
+TOUCH_SECONDS = 10.0
+"""Between two records of how long a launch has lasted; a killed one loses at most so much."""
+
 
 @dataclass
 class Running:
@@ -31,7 +36,7 @@ class Running:
 
 @dataclass
 class Progress:
-    """Follows a study: a Watcher of `search.runner`. On a terminal it redraws; elsewhere it prints a line per event."""
+    """Follows a study: a Watcher of `search.runner`. A terminal shows a live picture; elsewhere, a line per event."""
 
     study: Study
     console: Console
@@ -39,14 +44,15 @@ class Progress:
     finished_records: list[TrialRecord] = field(default_factory=list)
     view: StudyView | None = None
     _live: Live | None = None
+    _drawn_at: float = 0.0
+    _touched_at: float = 0.0
 
     def __enter__(self) -> Progress:
         self.finished_records = self.study.folder.records()
         self.view = load_view(self.study.folder.path) if self.finished_records else None
         if self.console.is_terminal:
-            self._live = Live(
-                get_renderable=self._screen, console=self.console, refresh_per_second=2
-            )
+            # Drawn from `tick` alone: a thread of its own would read the study while it changes.
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         return self
 
@@ -57,18 +63,18 @@ class Progress:
     def started(self, proposal: Proposal) -> None:
         """Take note of a trial that starts."""
         self.running[proposal.number] = Running(proposal, time.monotonic())
-        self._say(f"trial {proposal.number} starts: {proposal.recipe.label()}")
+        if self._live is None:
+            self._say(f"trial {proposal.number} starts: {proposal.recipe.label()}")
 
     def stage_done(self, number: int, n_boundaries: int) -> None:
-        """Take note of a stage that was trained and scored."""
-        if number in self.running:
-            run = self.running[number]
-            run.n_done = n_boundaries
-            stages = run.proposal.recipe.stages
-            if n_boundaries < len(stages):
-                self._say(
-                    f"trial {number}: stage {n_boundaries} of {len(stages)} is trained and scored"
-                )
+        """Take note of a stage that was trained and scored; 0 boundaries: the worker can run no trial."""
+        if number not in self.running or n_boundaries == 0:
+            return
+        run = self.running[number]
+        run.n_done = n_boundaries
+        n_stages = len(run.proposal.recipe.stages)
+        if n_boundaries < n_stages and self._live is None:
+            self._say(f"trial {number}: stage {n_boundaries} of {n_stages} is trained and scored")
 
     def finished(self, record: TrialRecord) -> None:
         """Take note of a trial that ended."""
@@ -77,42 +83,46 @@ class Progress:
         self.view = load_view(self.study.folder.path)
         if record.state == "FAIL":
             self._say(f"trial {record.number} failed: {record.reason}")
-            return
-        names = [objective.score for objective in self.study.spec.objectives]
-        scores = ", ".join(f"{name} {score_text(record.final_scores.get(name))}" for name in names)
-        self._say(f"trial {record.number} done: {scores}; {self._counts()}")
+        elif self._live is None:
+            names = [objective.score for objective in self.study.spec.objectives]
+            told = (f"{name} {score_text(record.final_scores.get(name))}" for name in names)
+            self._say(f"trial {record.number} done: {', '.join(told)}; {self._counts()}")
 
     def tick(self) -> None:
-        """Take note that time went by; a terminal redraws by itself."""
+        """Take note that time went by: redraw, and record how long the launch has lasted."""
+        now = time.monotonic()
+        if now - self._touched_at > TOUCH_SECONDS:
+            self._touched_at = now
+            self.study.touch()
+        if self._live is not None and now - self._drawn_at > DRAW_SECONDS:
+            self._drawn_at = now
+            self._live.update(self._screen(), refresh=True)
 
     def _say(self, line: str) -> None:
-        if self._live is None:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console = self.console if self._live is None else self._live.console
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _screen(self) -> RenderableType:
         lines: list[RenderableType] = [
             Text(f"{self.study.spec.name}: {self._counts()}", style="bold")
         ]
         for number, run in sorted(self.running.items()):
-            lines.append(
-                Text(f"  trial {number}: {_stage_text(run)}", overflow="ellipsis", no_wrap=True)
-            )
+            text = f"  trial {number}: {_stage_text(run)}"
+            lines.append(Text(text, overflow="ellipsis", no_wrap=True))
         if self.view is not None and self.view.finished:
             lines.append(front_table(self.view, self.console.width))
         return Group(*lines)
 
     def _counts(self) -> str:
         spent, budget = self.study.spent(), self.study.budget
-        done = (
-            f"{spent.trials} of {budget.trials} trials"
-            if budget.trials
-            else f"{spent.trials} trials"
-        )
+        of = f" of {budget.trials}" if budget.trials else ""
         failed = f", {spent.failed_trials} failed" if spent.failed_trials else ""
-        tokens = f", {spent.train_tokens / 1000:.1f}k tokens trained"
         left = seconds_left(self.study, self.running, self.finished_records)
         eta = f", ETA {duration(left)}" if left is not None else ""
-        return f"{done} done{failed}{tokens}, {duration(spent.wall_seconds)} so far{eta}"
+        return (
+            f"{spent.trials}{of} trials done{failed}, {spent.train_tokens / 1000:.1f}k tokens trained, "
+            f"{duration(spent.wall_seconds)} so far{eta}"
+        )
 
 
 def seconds_left(

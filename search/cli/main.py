@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from search.cli import check, init, plan, run, schema, status, train
+from search.cli import check, init, plan, run, schema, status, store, train
 from search.errors import ApportionError
 from search.messages import one_line
 
@@ -47,6 +47,7 @@ app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.add_typer(store.app)
 app.command("schema", epilog=schema.EXAMPLES)(schema.schema)
 
 
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ApportionError as error:
         return _refuse(str(error), error.exit_code)
+    except (NotADirectoryError, IsADirectoryError, PermissionError, FileNotFoundError) as error:
+        return _refuse(f"{error.filename}: {error.strerror}; name another place", 2)
     except TyperException as error:
         return _refuse(_usage_text(error), 2)
     except typer.Abort:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,8 @@ from search.cli.output import print_json
 from search.errors import SpecError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from search.spec import BudgetSpec
     from search.study import Study
 
@@ -59,6 +62,9 @@ def resume(
     wall_seconds: Annotated[
         float | None, typer.Option(help="New total of seconds, over all launches.", min=1)
     ] = None,
+    failed_trials: Annotated[
+        int | None, typer.Option(help="New total of failed trials to put up with.", min=0)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a study that was interrupted or killed, or extend its budget.
@@ -68,7 +74,12 @@ def resume(
     from search.folders import StudyFolder
     from search.study import Study
 
-    changes = {"trials": trials, "train_tokens": train_tokens, "wall_seconds": wall_seconds}
+    changes = {
+        "trials": trials,
+        "train_tokens": train_tokens,
+        "wall_seconds": wall_seconds,
+        "failed_trials": failed_trials,
+    }
     given = {name: value for name, value in changes.items() if value is not None}
     budget = _extended(StudyFolder(folder).read_file().budget, given) if given else None
     _drive(Study.open(folder, _command(), budget), as_json)
@@ -86,45 +97,56 @@ def _extended(budget: BudgetSpec, given: dict[str, Any]) -> BudgetSpec:
 
 
 def _drive(study: Study, as_json: bool) -> None:
+    """Run a study to the end of its budget, say how it went, and exit with 1 if it did not go well."""
     from rich.console import Console
 
     from search.cli.live import Progress
-    from search.report.write import write_report
     from search.runner.launch import run_study
 
     console = Console(stderr=as_json)
-    ended = "interrupted"
+    # What ends a job on a cluster ends a study as an interrupt does: recorded and resumable.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = "crashed"
     try:
-        if not study.is_done:
+        if not study.is_done():
             with Progress(study, console) as progress:
                 run_study(study, progress)
         ended = study.stop_reason or "ended"
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
     finally:
         study.close(ended)
-        if study.folder.records():
-            report = write_report(study.folder.path)
-            _print_end(study, console, report, ended, as_json)
-    failed, finished = study.spent().failed_trials, study.spent().trials
-    allowed = study.budget.failed_trials
-    if failed and (
-        failed == finished or study.base_failed or (allowed is not None and failed > allowed)
+        if ended != "crashed":
+            _print_end(study, console, ended, as_json)
+    spent, allowed = study.spent(), study.budget.failed_trials
+    if (
+        study.is_broken
+        or (allowed is not None and spent.failed_trials > allowed)
+        or 0 < spent.trials == spent.failed_trials
     ):
         raise typer.Exit(1)
 
 
-def _print_end(study: Study, console: Any, report: Path, ended: str, as_json: bool) -> None:
+def _print_end(study: Study, console: Console, ended: str, as_json: bool) -> None:
     from search.report.terminal import front_table
     from search.report.view import load_view
+    from search.report.write import write_report
 
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    report = write_report(study.folder.path) if study.folder.records() else None
     view = load_view(study.folder.path)
-    spent = study.spent()
-    console.print(front_table(view, console.width))
-    console.print(f"ended: {ended}", highlight=False, markup=False, soft_wrap=True)
-    if ended == "interrupted":
-        command = f"apportion resume {shlex.quote(_near(study.folder.path))}"
-        console.print(f"go on with: {command}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {_near(report)}", highlight=False, markup=False, soft_wrap=True)
+    if view.finished:
+        console.print(front_table(view, console.width))
+    say(f"ended: {ended}")
+    if ended == "interrupted" or study.is_broken:
+        say(f"go on with: apportion resume {shlex.quote(_near(study.folder.path))}")
+    if report is not None:
+        say(f"report: {_near(report)}")
     if as_json:
+        spent = study.spent()
         print_json(
             {
                 "study": study.spec.name,
@@ -134,7 +156,7 @@ def _print_end(study: Study, console: Any, report: Path, ended: str, as_json: bo
                 "train_tokens": spent.train_tokens,
                 "wall_seconds": round(spent.wall_seconds, 1),
                 "front": [trial.number for trial in view.front_trials],
-                "report": str(report),
+                "report": str(report) if report else None,
             }
         )
 

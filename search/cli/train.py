@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from search.cli.output import print_json
-from search.errors import SpecError
+from search.errors import SpecError, StageError
 from search.recipe_file import read_recipe
 
 EXAMPLES = """\b
@@ -41,12 +42,19 @@ def train(
         raise SpecError(f"--form: {form!r} is not known; choose auto, adapter or merged")
     if device not in ("auto", "cpu", "cuda"):
         raise SpecError(f"--device: {device!r} is not known; choose auto, cpu or cuda")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SpecError(f"--out: {out} exists and is not an empty folder; name a new one")
+    if out.exists():
+        raise SpecError(f"--out: {out} exists already; name a new folder")
     file = read_recipe(recipe)
-    from search.trial import train_recipe
+    # Spinning threads slow each other down on a busy machine; torch reads this once, when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from search.repeat import train_recipe
 
-    trained = train_recipe(file, recipe.resolve().parent, out, forms[form], device, _say)
+    # Paths start where the file was found, and not where a link to it may lead.
+    root = recipe.absolute().parent
+    try:
+        trained = train_recipe(file, root, out, forms[form], device, _say)
+    except StageError as error:
+        raise SpecError(f"{recipe}: {error}") from error
     if as_json:
         print_json([stage.model_dump(mode="json") for stage in trained])
     else:

@@ -100,6 +100,9 @@ def budget_rows(view: StudyView) -> list[tuple[str, str, str]]:
         ),
         ("compute in trials", duration_text(compute), ""),
     ]
+    n_asked = sum(stage.trained_tokens for trial in view.trials for stage in trial.stages)
+    if n_asked > n_tokens > 0:
+        rows.append(("redundancy factor", f"{n_asked / n_tokens:.2f}", ""))
     walls = [launch.wall_seconds for launch in launches(view.study_file)]
     known = [seconds for seconds in walls if seconds is not None]
     allowed = duration_text(budget.wall_seconds) if budget.wall_seconds else ""

@@ -108,6 +108,7 @@ def _stage(stage: Stage, record: StageRecord | None) -> dict[str, Any]:
         "beta": stage.beta,
         "handoff": stage.handoff,
         "trained": record.trained_tokens if record else None,
+        "is_stored": record.is_stored if record else False,
         "passes": record.passes_by_source if record else None,
         "steps": record.n_steps if record else None,
         "dropped": record.n_dropped_rows if record else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -9,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+from search.errors import StudyError
 from search.runner.watcher import Watcher
 from search.spec import ComputeSpec
 from search.study import Study
@@ -36,16 +38,20 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
     from search.runner.searcher import StudySearcher
     from search.runner.trainable import RecipeTrainable
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="apportion-tune-") as scratch:
+    # What Ray has to say of a dead worker is said in one line by the study.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="apportion-tune-") as scratch:
+        # Workers look for modules where the driver started; a folder named `spaces` there would be taken for ours.
+        with contextlib.chdir(scratch):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                configure_logging=True,
+            )
+        try:
             trainable = tune.with_parameters(
                 RecipeTrainable,
                 spec=study.spec,
@@ -69,8 +75,8 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 ),
             )
             tuner.fit()
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
     return Outcome(study.stop_reason or "no reason recorded")
 
 
@@ -97,8 +103,19 @@ def _prepare_environment(compute: ComputeSpec) -> None:
 
 
 def _resources(compute: ComputeSpec, cluster: dict[str, Any]) -> dict[str, float]:
-    """Return what Ray reserves for a trial; a GPU only where the cluster has one and the study wants it."""
+    """Return what Ray reserves for a trial; a GPU only where the cluster has one and the study wants it.
+
+    Raises:
+        StudyError: The cluster can never start one trial.
+    """
     resources = {"cpu": compute.cpus_per_trial}
     if compute.device == "cuda" or (compute.device == "auto" and cluster.get("GPU", 0) > 0):
         resources["gpu"] = compute.gpus_per_trial
+    for name, wanted in resources.items():
+        there = float(cluster.get(name.upper(), 0))
+        if wanted > there:
+            raise StudyError(
+                f"compute.{name}s_per_trial is {wanted:g}, but there are {there:g} {name.upper()}s; lower it in "
+                "study.yaml (of a study that has begun: in its results folder)"
+            )
     return resources

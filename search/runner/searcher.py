@@ -12,7 +12,6 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.folders import StudyFolder
 from search.records import Proposal, TrialRecord
 from search.study import Study
 
@@ -20,6 +19,8 @@ NUMBER, PROPOSAL = "number", "proposal"
 """Keys of a Ray trial's config."""
 N_BOUNDARIES = "n_boundaries"
 """Key of a Ray trial's result."""
+FAULT = "fault"
+"""Key of a Ray trial's result: why the worker can run no trial at all."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -51,7 +52,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     ) -> None:
         """Take a finished trial's record from its folder into the study."""
         proposal = self._proposals.pop(trial_id)
-        record = self._folder().trial(proposal.number).read_record()
+        if result is not None and result.get(FAULT):
+            self._study.abandon(proposal, result[FAULT])
+            return
+        record = self._study.folder.trial(proposal.number).read_record()
         if record is None or record.state == "RUNNING":
             record = self._study.fail(
                 proposal, "the worker process died; see Ray's log for the cause"
@@ -69,6 +73,3 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its searcher into experiment state that is never read back."""
         return {}
-
-    def _folder(self) -> StudyFolder:
-        return self._study.folder

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.folders import StudyFolder, write_failure
-from search.runner.searcher import N_BOUNDARIES, PROPOSAL
+from search.folders import StudyFolder
+from search.origin import check_origin
+from search.runner.searcher import FAULT, N_BOUNDARIES, PROPOSAL
 from search.spec import StudySpec
+from search.store import StageStore
 
 if TYPE_CHECKING:
-    from search.trial import Lab, TrialRun
+    from search.lab import Lab
+    from search.trial import TrialRun
 
 
 class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
@@ -26,13 +29,14 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._folder = StudyFolder(Path(folder))
         self._lab: Lab | None = None
         self._run: TrialRun | None = None
+        self._fault: str | None = None
         self._ended_at: float | None = None
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
         """Train and score one stage."""
         if self._run is None:
-            return {"done": True, N_BOUNDARIES: 0}
+            return {"done": True, N_BOUNDARIES: 0, FAULT: self._fault}
         is_done = self._run.step()
         if is_done:
             self._ended_at = time.monotonic()
@@ -50,17 +54,22 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """Load nothing; see `save_checkpoint`."""
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from search.trial import Lab, TrialRun
-
         proposal = config[PROPOSAL]
-        folder = self._folder.trial(proposal.number)
         idle_seconds = time.monotonic() - self._ended_at if self._ended_at is not None else 0.0
-        self._run = None
+        self._run = self._fault = None
         try:
-            self._lab = self._lab or Lab.load(self._spec, self._root)
-        except Exception as error:
-            # Whatever keeps the base from loading is the trial's reason. Raised, it would reach the searcher without
-            # one: Ray keeps the error of a failed set-up to itself.
-            write_failure(folder, proposal, self._spec, f"{type(error).__name__}: {error}")
-        else:
+            check_origin()
+            from search.lab import Lab
+            from search.trial import TrialRun
+
+            self._lab = self._lab or Lab.load(self._spec, self._root, self._open_store())
+            folder = self._folder.trial(proposal.number)
             self._run = TrialRun(self._lab, folder, proposal, idle_seconds)
+        except Exception as error:
+            # Whatever it is, no trial can run here, and the searcher must hear why: Ray keeps the error of a failed
+            # set-up to itself.
+            self._fault = f"{type(error).__name__}: {error}"
+
+    def _open_store(self) -> StageStore | None:
+        root = self._folder.store_root(self._spec, self._root)
+        return None if root is None else StageStore(root)

@@ -15,7 +15,7 @@ class Watcher(Protocol):
         ...
 
     def stage_done(self, number: int, n_boundaries: int) -> None:
-        """Take note of a stage that was trained and scored."""
+        """Take note of a stage that was trained and scored; 0 boundaries: the worker can run no trial."""
         ...
 
     def finished(self, record: TrialRecord) -> None:

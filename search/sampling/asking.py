@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from search.records import Proposal, TrialRecord
+from evaluators.scores import Score
+from search.records import Boundary, Proposal, TrialRecord
 from search.sampling.history import SamplerView
 from search.sampling.samplers import CONDITIONAL, make_sampler
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
@@ -27,7 +28,9 @@ PATIENCE = 8
 """After so many, proposals are drawn at random: a sampler that has settled on a recipe would repeat it for ever."""
 
 _BASELINE, _RECIPE, _DIGEST = "baseline", "recipe", "digest"
-_DUPLICATE_OF, _REASON, _TOKENS = "duplicate_of", "reason", "trained_tokens"
+_PREFIX_OF = "prefix_of"
+"""Number of the trial at one of whose boundaries the model of this shorter recipe was scored."""
+_NOT_TRAINED, _REASON, _TOKENS = "not_trained", "reason", "trained_tokens"
 
 
 class Asker:
@@ -41,7 +44,19 @@ class Asker:
         objectives: Sequence[ObjectiveSpec],
         constraints: Sequence[ConstraintSpec],
         concurrent_trials: int,
+        read_record: Callable[[int], TrialRecord | None],
     ) -> None:
+        """Take over a study of the storage.
+
+        Args:
+            study: The Optuna study.
+            space: What it searches.
+            sampler: Who proposes.
+            objectives: Scores to improve, in the study's order.
+            constraints: Scores to keep within bounds.
+            concurrent_trials: Trials side by side.
+            read_record: Gives the record of a finished trial by its number.
+        """
         self._study = study
         self._view = SamplerView(study.study_name, study._storage)
         # Of the trials side by side, all but one may still train when the next is asked for. Twice as many are hidden
@@ -51,9 +66,13 @@ class Asker:
         self._sampler = sampler
         self._objectives = objectives
         self._constraints = constraints
+        self._read_record = read_record
+        self._told_prefixes: set[int] = set()
         self._open: dict[int, optuna.Trial] = {}
         self._seen: dict[str, int] = {}
-        for trial in self._trials(TrialState.COMPLETE, TrialState.RUNNING):
+        for trial in study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
+        ):
             if _DIGEST in trial.user_attrs:
                 self._seen.setdefault(trial.user_attrs[_DIGEST], trial.number)
 
@@ -65,7 +84,8 @@ class Asker:
         waiting_or_done = {
             trial.user_attrs[_BASELINE]
             for trial in self._study.get_trials(deepcopy=False)
-            if _BASELINE in trial.user_attrs and trial.state != TrialState.FAIL
+            if _BASELINE in trial.user_attrs
+            and (trial.state != TrialState.FAIL or _NOT_TRAINED in trial.user_attrs)
         }
         listed = [baseline for baseline in baselines if not baseline.order]
         base = listed[0] if listed else BaselineSpec(name="base", order=())
@@ -78,9 +98,13 @@ class Asker:
         """Adopt the trials that a dead driver left RUNNING: same numbers, same params."""
         proposals = []
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _NOT_TRAINED in frozen.user_attrs:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+                continue
             self._prepare_view(frozen.number)
-            trial = optuna.Trial(self._view, frozen._trial_id)
-            proposals.append(self._propose(trial))
+            proposal = self._propose(optuna.Trial(self._view, frozen._trial_id))
+            if proposal is not None:
+                proposals.append(proposal)
         return proposals
 
     def must_wait(self) -> bool:
@@ -91,41 +115,42 @@ class Asker:
     def ask(self) -> Proposal | None:
         """Return a recipe that was not tried before, or None when the sampler finds no new one.
 
-        A proposal that was tried before is marked as a duplicate, told as failed, and costs nothing.
+        A proposal that was tried before, or makes no legal recipe, is marked, told as failed, and costs nothing.
         """
+        self._tell_prefixes()
         for n_duplicates in range(MAX_DUPLICATES):
             self._prepare_view(self._next_number())
             if n_duplicates >= PATIENCE:
                 random = SamplerSpec(name="random", seed=self._sampler.seed)
                 self._view.sampler = make_sampler(random, self._next_number())
             proposal = self._propose(self._view.ask())
-            digest = _recipe_digest(proposal.recipe)
-            first = self._seen.setdefault(digest, proposal.number)
-            if first == proposal.number:
+            if proposal is not None:
                 return proposal
-            self._tell_duplicate(proposal.number, first)
         return None
 
-    def tell(self, record: TrialRecord) -> str | None:
-        """Tell Optuna a finished trial. Returns the reason if it failed, whether in training or in measuring.
+    def failure(self, record: TrialRecord) -> str | None:
+        """Return why a finished trial counts as failed, whether in training or in measuring; None if it does not.
 
-        A missing or non-finite objective or constraint never reaches the sampler: the trial is told as failed.
+        A missing or non-finite objective or constraint never reaches the sampler.
         """
+        if record.state == "FAIL":
+            return record.reason or "failed without a reason"
+        return missing_reason(record.final_scores, self._names())
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell Optuna a finished trial; a failed one as failed."""
         trial = self._open.pop(record.number)
         trial.set_user_attr(_TOKENS, record.trained_tokens)
-        reason = record.reason if record.state == "FAIL" else missing_reason(record, self._names())
-        if reason is not None:
-            trial.set_user_attr(_REASON, reason[:2000])
+        if record.state == "FAIL":
+            trial.set_user_attr(_REASON, (record.reason or "")[:2000])
             # A failed recipe may be tried again: the fault may have been mended.
             self._seen.pop(trial.user_attrs[_DIGEST], None)
             self._study.tell(trial, state=TrialState.FAIL)
-            return reason
-        values = {name: float(score.value or 0.0) for name, score in record.final_scores.items()}
-        for constraint in self._constraints:
-            bound = f"{constraint.score} {'<=' if constraint.at_most is not None else '>='}"
-            trial.set_constraint(bound, constraint.violation(values[constraint.score]))
-        self._study.tell(trial, [values[objective.score] for objective in self._objectives])
-        return None
+            return
+        values, violations = self._values(record.final_scores)
+        for name, violation in violations.items():
+            trial.set_constraint(name, violation)
+        self._study.tell(trial, values)
 
     def finished(self) -> list[int]:
         """Return the numbers of trials that ended, duplicates left out."""
@@ -134,6 +159,10 @@ class Asker:
     def failed(self) -> list[int]:
         """Return the numbers of trials that failed, duplicates left out."""
         return [trial.number for trial in self._trials(TrialState.FAIL)]
+
+    def front(self) -> set[int]:
+        """Return the numbers of the trials that no other one dominates; for a prefix, of the trial it belongs to."""
+        return {trial.user_attrs.get(_PREFIX_OF, trial.number) for trial in self._study.best_trials}
 
     def trained_tokens(self) -> int:
         """Return the tokens trained over all ended trials."""
@@ -149,41 +178,112 @@ class Asker:
         waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
         return min(waiting, default=len(trials))
 
-    def _propose(self, trial: optuna.Trial) -> Proposal:
+    def _propose(self, trial: optuna.Trial) -> Proposal | None:
+        """Return the recipe of an asked trial; None, and the trial told, if it is not to be trained."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             params = self._space.suggest(trial, conditional=self._sampler.name in CONDITIONAL)
-        recipe = self._space.decode(params)
-        attrs = trial.user_attrs
-        if attrs.get(_DIGEST) is None:
-            trial.set_user_attr(_RECIPE, recipe.label())
-            trial.set_user_attr(_DIGEST, _recipe_digest(recipe))
+        try:
+            recipe = self._space.decode(params)
+        except ValueError as error:
+            self._drop(trial, f"no legal recipe: {error}")
+            return None
+        digest = _recipe_digest(recipe)
+        first = self._seen.setdefault(digest, trial.number)
+        if first != trial.number:
+            self._drop(trial, f"the recipe of trial {first} again")
+            return None
+        trial.set_user_attr(_RECIPE, recipe.label())
+        trial.set_user_attr(_DIGEST, digest)
         self._open[trial.number] = trial
-        return Proposal(trial.number, params, recipe, attrs.get(_BASELINE))
+        return Proposal(trial.number, params, recipe, trial.user_attrs.get(_BASELINE))
 
-    def _tell_duplicate(self, number: int, first: int) -> None:
-        trial = self._open.pop(number)
-        trial.set_user_attr(_DUPLICATE_OF, first)
-        trial.set_user_attr(_REASON, f"the recipe of trial {first} again; not trained")
+    def _drop(self, trial: optuna.Trial, reason: str) -> None:
+        trial.set_user_attr(_NOT_TRAINED, reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def _prepare_view(self, number: int) -> None:
-        self._view.sampler = make_sampler(self._sampler, number)
-        self._view.hidden = frozenset(self._hidden())
+    def _tell_prefixes(self) -> None:
+        """Tell Optuna the boundaries of finished trials as complete trials of the shorter recipes.
 
-    def _hidden(self) -> set[int]:
-        tried = [trial.number for trial in self._trials() if trial.state != TrialState.WAITING]
+        A prefix of a recipe is a recipe, so its scores are an observation like any other; it is marked, costs nothing
+        and does not count in the budget. Only now, and not when a trial ends: which one ends first is chance.
+        """
+        hidden = self._hidden()
+        for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL):
+            if trial.number in hidden | self._told_prefixes:
+                continue
+            self._told_prefixes.add(trial.number)
+            record = self._read_record(trial.number)
+            if record is None:
+                continue
+            for boundary in record.boundaries[:-1]:
+                self._tell_prefix(trial, record.recipe.prefix(boundary.n_stages), boundary)
+
+    def _tell_prefix(self, trial: FrozenTrial, recipe: Recipe, boundary: Boundary) -> None:
+        digest = _recipe_digest(recipe)
+        scores = {score.name: score for score in boundary.scores}
+        sequence = tuple(stage.influence for stage in recipe.stages)
+        if digest in self._seen or missing_reason(scores, self._names()) is not None:
+            return
+        try:
+            order = self._space.encode(sequence, {})
+        except ValueError:
+            return  # Too short for the space: the sampler could make nothing of it.
+        kept = {parameter.name for parameter in self._space.parameters(sequence)}
+        params = {
+            name: value
+            for name, value in trial.params.items()
+            if name in kept or self._sampler.name not in CONDITIONAL
+        } | order
+        values, violations = self._values(scores)
+        self._study.add_trial(
+            optuna.create_trial(
+                params=params,
+                distributions={name: trial.distributions[name] for name in params},
+                values=values,
+                constraints=violations,
+                user_attrs={_PREFIX_OF: trial.number, _RECIPE: recipe.label(), _DIGEST: digest},
+            )
+        )
+        self._seen[digest] = trial.number
+
+    def _values(self, scores: Mapping[str, Score]) -> tuple[list[float], dict[str, float]]:
+        """Return objective values, and violations of constraints by name."""
+        found = {name: value for name in self._names() if (value := scores[name].value) is not None}
+        violations = {
+            f"{constraint.score} {'<=' if constraint.at_most is not None else '>='}": (
+                constraint.violation(found[constraint.score])
+            )
+            for constraint in self._constraints
+        }
+        return [found[objective.score] for objective in self._objectives], violations
+
+    def _prepare_view(self, number: int) -> None:
+        """Let the sampler see what it sees when it is asked for trial `number`, also if that was asked for before."""
+        self._view.sampler = make_sampler(self._sampler, number)
+        later = {trial.number for trial in self._trials() if trial.number > number}
+        self._view.hidden = frozenset(self._hidden(before=number) | later)
+
+    def _hidden(self, before: int | None = None) -> set[int]:
+        """Return the latest trials, whose outcome a proposal must not depend on."""
+        tried = [
+            trial.number
+            for trial in self._trials()
+            if trial.state != TrialState.WAITING and (before is None or trial.number < before)
+        ]
         return set(tried[-self._n_hidden :]) if self._n_hidden else set()
 
-    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-        """Return the trials in some states (default: all), those left out that repeat an earlier recipe."""
-        trials = self._study.get_trials(deepcopy=False, states=states or None)
-        return [trial for trial in trials if _DUPLICATE_OF not in trial.user_attrs]
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials in some states (default: all) that were or will be trained."""
+        return [
+            trial
+            for trial in self._study.get_trials(deepcopy=False, states=states or None)
+            if _NOT_TRAINED not in trial.user_attrs and _PREFIX_OF not in trial.user_attrs
+        ]
 
 
-def missing_reason(record: TrialRecord, names: Sequence[str]) -> str | None:
+def missing_reason(scores: Mapping[str, Score], names: Sequence[str]) -> str | None:
     """Return why one of the named scores cannot be told, or None if all are finite numbers."""
-    scores = record.final_scores
     for name in names:
         score = scores.get(name)
         if score is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -87,7 +88,7 @@ class ResidentBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, revision=revision, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = one_line(str(error))[:200]
             raise SpecError(
                 f"base: {files.location} cannot be loaded ({reason}); "

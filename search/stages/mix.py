@@ -1,7 +1,7 @@
 """Which rows a stage trains on, in which order, and where it stops. Pure functions; no torch.
 
-The order of rows depends on the sources, the mix and the seed alone. The dose says only where to stop, so the rows of a
-smaller dose are the first rows of a larger one.
+The order of rows depends on the content of the sources, the mix and the seed alone, as digests promise: names decide
+nothing. The dose says only where to stop, so the rows of a smaller dose are the first rows of a larger one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def plan_rows(
     seed: int,
     dose_tokens: int,
     rows_per_step: int,
+    source_hashes: Mapping[str, str],
 ) -> RowPlan:
     """Return the rows that a dose buys: whole optimizer steps, at least one, ending nearest to the dose.
 
@@ -51,11 +52,12 @@ def plan_rows(
         seed: Of the order of rows.
         dose_tokens: Training tokens asked for.
         rows_per_step: Rows of one optimizer step.
+        source_hashes: Source name to content hash, which stands in for the name wherever one decides.
 
     Raises:
         ValueError: A source of the mix has no rows.
     """
-    draws = draw_rows(n_tokens_by_source, mix, seed)
+    draws = draw_rows(n_tokens_by_source, mix, seed, source_hashes)
     batches: list[tuple[RowId, ...]] = []
     n_tokens = 0
     while n_tokens < dose_tokens:
@@ -74,21 +76,32 @@ def plan_rows(
 
 
 def draw_rows(
-    n_tokens_by_source: Mapping[str, Sequence[int]], mix: Mapping[str, float], seed: int
+    n_tokens_by_source: Mapping[str, Sequence[int]],
+    mix: Mapping[str, float],
+    seed: int,
+    source_hashes: Mapping[str, str],
 ) -> Iterator[RowId]:
     """Yield rows without end, each from the source that lags most behind its share of the tokens.
 
-    Ties, such as the first draw, go to the larger share and then to the earlier name.
+    Ties, such as the first draw, go to the larger share and then to the smaller content hash. Between two sources of
+    equal content and share it does not matter which is which.
 
     Raises:
         ValueError: A source of the mix has no rows.
     """
     # The digest of a stage knows shares to six digits, so nothing finer may decide.
-    shares = {name: round(share, 6) for name, share in sorted(mix.items())}
+    rounded = {name: round(share, 6) for name, share in mix.items()}
+    order = sorted(rounded, key=lambda name: (source_hashes[name], rounded[name]))
+    shares = {name: rounded[name] for name in order}
     for name in shares:
         if not n_tokens_by_source[name]:
             raise ValueError(f"source {name!r} has no usable rows")
-    streams = {name: _passes(len(n_tokens_by_source[name]), name, seed) for name in shares}
+    streams = {}
+    for position, name in enumerate(order):
+        # The second of two sources with equal content gets an order of its own.
+        n_equal = [source_hashes[other] for other in order[:position]].count(source_hashes[name])
+        stream = f"{source_hashes[name]}/{n_equal}"
+        streams[name] = _passes(len(n_tokens_by_source[name]), stream, seed)
     taken = dict.fromkeys(shares, 0)
     total = 0
     while True:
@@ -99,10 +112,10 @@ def draw_rows(
         yield name, row
 
 
-def _passes(n_rows: int, name: str, seed: int) -> Iterator[int]:
+def _passes(n_rows: int, stream: str, seed: int) -> Iterator[int]:
     n_passes = 0
     while True:
         order = list(range(n_rows))
-        random.Random(f"{seed}/{name}/{n_passes}").shuffle(order)
+        random.Random(f"{seed}/{stream}/{n_passes}").shuffle(order)
         yield from order
         n_passes += 1

@@ -30,7 +30,7 @@ from search.stages.tokens import TokenRows, tokenise
 from search.stages.trainer import Batch, Memory, Setting, scratch_folder
 from spaces.recipe import Stage
 
-STAGE_VERSION = "1"
+STAGE_VERSION = "2"
 """Part of every digest; changes whenever the same stage would give other weights."""
 
 METHODS = {"sft": "search.stages.sft", "dpo": "search.stages.dpo"}
@@ -82,7 +82,8 @@ def run_stage(
     method = import_module(METHODS[stage.method])
     token_rows = _token_rows(ref, stage, sources, training, method)
     n_tokens = {name: rows.n_tokens for name, rows in token_rows.items()}
-    plan = plan_rows(n_tokens, stage.mix, seed, stage.dose_tokens, training.rows_per_step)
+    hashes = {name: sources[name].content_hash for name in stage.mix}
+    plan = plan_rows(n_tokens, stage.mix, seed, stage.dose_tokens, training.rows_per_step, hashes)
     memory = Memory(training.micro_batch_rows or training.rows_per_step)
     if ref.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

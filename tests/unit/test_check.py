@@ -6,12 +6,20 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from search import check, check_space
 from search.check import all_problems, check_study, checked_study
+from search.check_space import TABLE_COLUMNS
 from search.errors import SpecError
+from search.records import TrialRecord
+from search.report.tables import _row
+from search.report.view import StudyView
 from search.yaml_file import load_study
+from spaces.recipe import Recipe
 
 LORA = "adapter: {kind: lora, rank: 8}"
 
@@ -193,6 +201,125 @@ def test_more_threads_than_cpus_are_a_warning(
     assert "2 trials of 2.5 CPUs do not fit the 4 CPUs here" in found
 
 
+def test_trial_that_needs_more_cpus_than_there_are_is_an_error(
+    good_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    (found,) = problems(good_study, ("{trials: 4}", "{trials: 4}\ncompute: {cpus_per_trial: 4.5}"))
+    assert found == (
+        "error study.yaml:42: compute.cpus_per_trial: 4.5 CPUs are more than the 4 here; lower it"
+    )
+    assert problems(good_study, ("4.5", "4")) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_twin"),
+    [
+        ("[tone], values: {tone.rank: 4}", "[tone], values: {tone.rank: 4.0}", True),
+        ("[tone], values: {tone.rank: 4}", "[tone], values: {tone.rank: 8}", False),
+        ("[tone], values: {tone.rank: 4}", "[tone]", False),
+        ("[taste]", "[taste]", True),
+        ("[tone, taste]", "[taste]", False),
+        ("[]", "[]", True),
+    ],
+)
+def test_two_baselines_with_one_recipe_are_an_error(
+    good_study: Path, first: str, second: str, is_twin: bool
+) -> None:
+    old = "[tone], values: {tone.rank: 4, tone.dose_tokens: 1000}}"
+    found = problems(good_study, (old, f"{first}}}\n  - {{name: again, order: {second}}}"))
+    twin = (
+        "error study.yaml:41: baselines[1]: has the order and values of 'gentle'; remove one, or "
+        "give it other values"
+    )
+    assert found == [twin] * is_twin
+
+
+def test_baseline_with_stages_may_not_be_called_base(good_study: Path) -> None:
+    (found,) = problems(good_study, ("name: gentle", "name: base"))
+    assert found.startswith("error study.yaml:40: baselines[0].name: 'base' is the name of the")
+    assert (
+        problems(good_study, ("[tone], values: {tone.rank: 4, tone.dose_tokens: 1000}", "[]")) == []
+    )
+
+
+@pytest.mark.parametrize("name", ["base", "order", "n_stages"])
+def test_reserved_name_of_an_influence_is_an_error_at_its_line(good_study: Path, name: str) -> None:
+    changes = (("  taste:", f"  {name}:"), ("[[tone, taste]]", f"[[tone, {name}]]"))
+    (found,) = problems(good_study, *changes)
+    assert found.startswith(f"error study.yaml:17: influences.{name}: is the name of the ")
+    assert found.endswith("; choose another for the influence")
+
+
+@pytest.mark.parametrize("name", ["number", "recipe", "device", "n_stages_scored", "my_seconds"])
+@pytest.mark.parametrize(("group", "line"), [("suite", 31), ("holdout", 33)])
+def test_evaluator_named_like_a_column_of_the_table_is_an_error(
+    good_study: Path, name: str, group: str, line: int
+) -> None:
+    old = {"suite": "  choice: {", "holdout": "  english: {"}[group]
+    changes = [(old, f"  {name}: {{"), ("choice.accuracy", f"{name}.accuracy")]
+    (found,) = problems(good_study, *changes[: 2 if group == "suite" else 1])
+    assert found.startswith(f"error study.yaml:{line}: {group}.{name}: is the name of a column")
+
+
+def test_reserved_names_are_the_columns_that_a_study_without_scores_has() -> None:
+    trial = TrialRecord(number=0, state="FAIL", params={}, recipe=Recipe(), seed=0, started_at="")
+    view = cast(StudyView, SimpleNamespace(suite=(), holdout=(), front=(), feasible=(), knee=None))
+    columns = {name for name in _row(view, trial, ()) if not name.endswith("_seconds")}
+    assert columns == TABLE_COLUMNS
+
+
+def test_choice_of_handoffs_of_which_one_cannot_be_is_an_error(good_study: Path) -> None:
+    choice = "handoff: {choice: [merge, continue]}"
+    (found,) = problems(good_study, ("beta: 0.1", choice))
+    assert found.startswith(
+        "error study.yaml:23: influences.taste.handoff.choice[1]: continue needs"
+    )
+    (found,) = problems(
+        good_study, (choice, "beta: 0.1"), ("method: sft\n", f"method: sft\n    {choice}\n")
+    )
+    assert found.startswith("error study.yaml:13: influences.tone.handoff.choice[1]: continue pass")
+
+
+def test_recipes_that_are_seldom_illegal_are_found_by_drawing(
+    good_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One dose in a hundred of one influence is illegal, and only the drawing can find it here.
+    monkeypatch.setattr(check, "influence_findings", lambda *_: ())
+    doses = ", ".join(map(str, [-1, *range(1000, 1099)]))
+    (found,) = problems(good_study, ("dose_tokens: 2000", f"dose_tokens: {{choice: [{doses}]}}"))
+    assert found.startswith("error study.yaml:10: influences: taste.dose_tokens: Input should be")
+
+
+def test_baseline_whose_gaps_may_be_filled_illegally_is_found(
+    good_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "influence_findings", lambda *_: ())
+    monkeypatch.setattr(check_space, "N_DRAWN_RECIPES", 0)
+    (found,) = problems(good_study, ("1e-4, high: 1e-3, log: true", "-1.0, high: 1.0"))
+    assert found.startswith("error study.yaml:40: baselines[0]: influences.tone.learning_rate: Inp")
+
+
+@pytest.mark.parametrize("path", ["store", "../store", "/no/such/place/store", "s3://bucket/store"])
+def test_places_of_the_store_that_work_are_accepted(good_study: Path, path: str) -> None:
+    assert problems(good_study, ("{trials: 4}", f"{{trials: 4}}\nstore: {{path: {path}}}")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("study.yaml", "study.yaml is a file; name a folder"),
+        ("no/store", "folder no does not exist; make it first"),
+        ("''", "is empty; name a folder, or remove it"),
+    ],
+)
+def test_place_of_the_store_that_cannot_be_is_an_error(
+    good_study: Path, path: str, text: str
+) -> None:
+    (found,) = problems(good_study, ("{trials: 4}", f"{{trials: 4}}\nstore: {{path: {path}}}"))
+    assert found == f"error study.yaml:42: store.path: {text}"
+
+
 def test_objective_against_its_own_direction_needs_a_reference(good_study: Path) -> None:
     (found,) = problems(good_study, ("- score: style", "- {score: style, direction: minimise}"))
     assert "objectives[0]: style is a score against its own direction; add reference" in found
@@ -225,6 +352,24 @@ def test_database_urls_that_work_are_accepted(good_study: Path, url: str) -> Non
 def test_database_in_a_folder_that_is_not_there_is_an_error(good_study: Path) -> None:
     (found,) = problems(good_study, ("{trials: 4}", "{trials: 4}\nstorage: sqlite:///no/x.db"))
     assert "folder no of the database does not exist" in found
+
+
+def test_relative_database_and_store_start_at_the_study(
+    good_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = "{trials: 4}\nstorage: sqlite:///sub/x.db?timeout=9\nstore: {path: sub/store}"
+    good_study.write_text(good_study.read_text().replace("{trials: 4}", more))
+    (tmp_path / "sub").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert all_problems(Path("..") / good_study) == []
+    (elsewhere / "sub").mkdir()
+    (tmp_path / "sub").rmdir()
+    assert [problem.text for problem in all_problems(Path("..") / good_study)] == [
+        "folder ../sub of the database does not exist; make it first",
+        "folder ../sub does not exist; make it first",
+    ]
 
 
 def test_layers_of_a_model_that_is_not_here_are_not_judged(good_study: Path) -> None:

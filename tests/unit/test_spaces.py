@@ -222,6 +222,87 @@ def test_source_counts_by_its_content_and_not_by_its_name() -> None:
     assert one.prefix_digests("", {"chat": "h"}) != one.prefix_digests("", {"chat": "i"})
 
 
+def test_two_sources_of_equal_content_are_not_one() -> None:
+    hashes = {"chat": "h", "talk": "h"}
+    recipes = [
+        Recipe(stages=(stage(mix=mix),))
+        for mix in (
+            {"chat": 0.25, "talk": 0.75},
+            {"chat": 0.75, "talk": 0.25},
+            {"chat": 0.5, "talk": 0.5},
+            {"chat": 1.0},
+        )
+    ]
+    digests = [recipe.prefix_digests("", hashes)[1] for recipe in recipes]
+    # The first two differ in names alone; each of the others trains on another draw of rows.
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_order_of_sources_in_a_mix_does_not_change_the_digest() -> None:
+    one, other = (
+        Recipe(stages=(stage(mix=mix),)) for mix in ({"a": 0.5, "b": 0.5}, {"b": 0.5, "a": 0.5})
+    )
+    hashes = {"a": "h2", "b": "h1"}
+    assert one.prefix_digests("", hashes) == other.prefix_digests("", hashes)
+
+
+@pytest.mark.parametrize("name", ["base", "order", "n_stages"])
+@pytest.mark.parametrize("encoding", ["sequence", "keys"])
+def test_influence_with_a_name_that_means_something_else_is_refused(
+    name: str, encoding: str
+) -> None:
+    order = OrderSpec.model_validate({"encoding": encoding})
+    with pytest.raises(ValueError, match=f"influence '{name}' has the name of the .*; choose"):
+        Space({"tone": influence(), name: influence()}, order)
+
+
+def test_baseline_values_come_back_as_a_sampler_gives_them() -> None:
+    adapter = {
+        "kind": "lora",
+        "rank": {"low": 4, "high": 8},
+        "alpha": {"choice": (16.0, 32.0)},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "dora": {"choice": (False, True)},
+    }
+    space = Space({"tone": influence(adapter=adapter)}, OrderSpec())
+    values = {"tone.rank": 4.0, "tone.alpha": 16, "tone.dropout": 0, "tone.dora": True}
+    found = space.encode(("tone",), values)
+    assert found == {"order": "tone", **values}
+    assert {name: type(value) for name, value in found.items()} == {
+        "order": str,
+        "tone.rank": int,
+        "tone.alpha": float,
+        "tone.dropout": float,
+        "tone.dora": bool,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", True), ("rank", 4.5), ("alpha", True), ("dora", 1), ("dora", 0.0), ("alpha", "1")],
+)
+def test_truth_is_no_number_and_a_number_no_truth(name: str, value: float | str) -> None:
+    adapter = {
+        "kind": "lora",
+        "rank": {"low": 1, "high": 8},
+        "alpha": {"choice": (1.0, 32.0)},
+        "dora": {"choice": (False, True)},
+    }
+    space = Space({"tone": influence(adapter=adapter)}, OrderSpec())
+    with pytest.raises(ValueError, match=f"values.tone.{name} is {value!r}; allowed: "):
+        space.encode(("tone",), {f"tone.{name}": value})
+
+
+def test_filling_keeps_what_is_decided_and_draws_the_rest() -> None:
+    space = Space(THREE, OrderSpec())
+    params = space.encode(("b", "a"), {"a.rank": 4})
+    filled = [space.fill(params, seed) for seed in range(40)]
+    assert all(space.sequence(found) == ("b", "a") and found["a.rank"] == 4 for found in filled)
+    assert {found["b.rank"] for found in filled} == {4, 8}
+    assert space.fill(params, 3) == filled[3]
+
+
 def test_continue_needs_the_same_adapter_next() -> None:
     with pytest.raises(ValueError, match="whose handoff is continue"):
         Recipe(stages=(stage(handoff="continue"), stage(adapter={"kind": "full"})))

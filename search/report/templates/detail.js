@@ -15,7 +15,7 @@ function stageTable(trial) {
   const rows = trial.stages.map((stage, index) => {
     const passes = (name) => (stage.passes && name in stage.passes ? `, ${numberText(stage.passes[name])} passes` : "");
     const mix = Object.entries(stage.mix).map(([name, share]) => `${name} ${(100 * share).toFixed(0)} %${passes(name)}`);
-    const trained = stage.trained === null ? "not trained" : `${countText(stage.trained)} trained`;
+    const trained = stage.trained === null ? "not trained" : `${countText(stage.trained)} ${stage.is_stored ? "from the stage store" : "trained"}`;
     const lines = (texts) => texts.map((text) => element("div", {}, text));
     const dropped = stage.dropped ? element("small", {}, `${countText(stage.dropped)} rows dropped: too long`) : null;
     const cells = [stage.influence, stage.method, stage.adapter, lines(stage.where.split(", ")), [...lines(mix), dropped]];

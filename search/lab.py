@@ -1,0 +1,131 @@
+"""Lab: what all trials in one process share, loaded once: base model, sources, suites, base references, stage store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evaluators.models import LoadedModel
+from evaluators.scores import Item, Score
+from evaluators.suite import Reference, Suite
+from search.errors import DataError
+from search.prefixes import Prefixes
+from search.recipe_file import RecipeFile, digest_context
+from search.scoring import SuiteResult, read_result, write_result
+from search.sources import Source, read_source
+from search.spec import StudySpec
+from search.stages.base_model import ResidentBase
+from search.stages.device import pick_device
+from search.stages.model_ref import ModelRef
+from search.stages.run import STAGE_VERSION
+from search.store import StageStore
+from spaces.recipe import Recipe
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass
+class Exam:
+    """A suite with what its evaluators know of the base."""
+
+    suite: Suite
+    reference: Reference
+    version: str
+    """Equal versions measure the same."""
+
+
+@dataclass
+class Lab:
+    """What all trials in one process share."""
+
+    spec: StudySpec
+    root: Path
+    base: ResidentBase
+    sources: Mapping[str, Source]
+    exam: Exam
+    holdout: Exam
+    store: StageStore | None
+    load_seconds: float
+    """Wall seconds that loading took; the first trial takes them over."""
+
+    @classmethod
+    def load(cls, spec: StudySpec, root: Path, store: StageStore | None) -> Lab:
+        """Load everything.
+
+        Args:
+            spec: The study.
+            root: Where its relative paths start.
+            store: Where stage results are shared; None keeps none.
+
+        Raises:
+            ApportionError: The base or a source cannot be read.
+        """
+        started = time.monotonic()
+        precision = spec.training.precision
+        base = ResidentBase.load(
+            spec.base,
+            root,
+            pick_device(spec.compute.device),
+            precision,
+            spec.compute.threads_per_trial,
+        )
+        sources = {name: read_source(name, source, root) for name, source in spec.sources.items()}
+        rows = {name: source.rows for name, source in sources.items()}
+        try:
+            suites = (Suite(spec.full_suite, rows, root), Suite(spec.holdout, rows, root))
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        loaded = loaded_model(base.fresh(), precision)
+        exams = [
+            Exam(suite, suite.reference(loaded), f"{suite.version[:40]}-{precision}")
+            for suite in suites
+        ]
+        seconds = time.monotonic() - started
+        return cls(spec, root, base, sources, exams[0], exams[1], store, seconds)
+
+    def prefixes(self, recipe: Recipe) -> tuple[Prefixes, tuple[str, ...]]:
+        """Return the models of a recipe, and the digests of its prefixes from the base on."""
+        return recipe_prefixes(
+            self.base, recipe, self.sources, self.spec, self.spec.sampler.seed, self.store
+        )
+
+    def measure(self, exam: Exam, prefixes: Prefixes, n_stages: int, digest: str) -> SuiteResult:
+        """Return what an exam says of the model after `n_stages` stages, from the store where it is kept.
+
+        Raises:
+            StageError: The model is needed and cannot be had.
+        """
+        stored = read_result(self.store, digest, exam.version)
+        if stored is not None:
+            return stored
+        loaded = loaded_model(prefixes.model(n_stages), self.spec.training.precision)
+        measured = exam.suite.measure(loaded, exam.reference).values()
+        scores: list[Score] = [score for found in measured for score in found.scores]
+        items: list[Item] = [item for found in measured for item in found.items]
+        result = SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
+        write_result(self.store, digest, exam.version, result)
+        return result
+
+
+def recipe_prefixes(
+    base: ResidentBase,
+    recipe: Recipe,
+    sources: Mapping[str, Source],
+    spec: StudySpec | RecipeFile,
+    seed: int,
+    store: StageStore | None,
+) -> tuple[Prefixes, tuple[str, ...]]:
+    """Return the models of a recipe, and the digests of its prefixes from the base on."""
+    context = digest_context(base.fingerprint, spec.training, spec.base.dtype, seed, STAGE_VERSION)
+    hashes = {name: source.content_hash for name, source in sources.items()}
+    digests = recipe.prefix_digests(context, hashes)
+    seeds = recipe.stage_seeds(context, hashes)
+    return Prefixes(base, recipe, digests, seeds, sources, spec.training, store), digests
+
+
+def loaded_model(ref: ModelRef, precision: Precision) -> LoadedModel:
+    """Return a model as evaluators see it."""
+    return LoadedModel(ref.model, ref.tokenizer, ref.device, precision)

@@ -1,0 +1,183 @@
+"""A recipe's models, prefix by prefix: taken from the stage store where they are, trained where they are not.
+
+Weights are loaded only when something needs them: the next stage that is not stored, or an evaluation that is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from search.records import StageRecord
+from search.sources import Source
+from search.spec import TrainingSpec
+from search.stages.base_model import ResidentBase
+from search.stages.model_ref import ModelRef
+from search.stages.persist import needs_parent, restore_stage
+from search.stages.run import run_stage
+from search.store import Damaged, Lease, NotStored, StageStore, StoreError
+from spaces.recipe import Recipe
+
+POLL_SECONDS = 0.5
+"""How often to look whether another process has finished a stage that this one waits for."""
+
+
+class Prefixes:
+    """The models of one recipe in one process. One of them at a time is in memory."""
+
+    def __init__(
+        self,
+        base: ResidentBase,
+        recipe: Recipe,
+        digests: tuple[str, ...],
+        seeds: tuple[int, ...],
+        sources: Mapping[str, Source],
+        training: TrainingSpec,
+        store: StageStore | None,
+    ) -> None:
+        """Take what determines the models; nothing is loaded or trained yet.
+
+        Args:
+            base: The resident base; this object is its only user.
+            recipe: The recipe.
+            digests: Of its prefixes, from the base on.
+            seeds: Of its stages.
+            sources: By name.
+            training: How stages train.
+            store: Where stage results are shared; None trains everything here.
+        """
+        self._base = base
+        self._recipe = recipe
+        self._digests = digests
+        self._seeds = seeds
+        self._sources = sources
+        self._training = training
+        self._store = store
+        self._ref: ModelRef | None = None
+        self._at = 0
+        self.load_seconds = 0.0
+        """Wall seconds of restoring the base and of loading stored stages."""
+
+    def stage(self, number: int) -> StageRecord:
+        """Return the record of a stage (from 1), trained now unless its result is stored.
+
+        If another process trains it at this moment, wait for that one, or take over when it dies.
+
+        Raises:
+            StageError: It cannot be trained.
+        """
+        if self._store is None:
+            return self._train(number, None)
+        digest = self._digests[number]
+        while True:
+            entry = self._store.find(digest)
+            if entry is not None:
+                self._store.touch(digest)
+                record = StageRecord.model_validate(entry.meta["record"])
+                return record.model_copy(update={"is_stored": True})
+            lease = self._store.lease(digest, self._digests[1:number])
+            if lease is not None:
+                break
+            time.sleep(POLL_SECONDS)
+        with lease.renewing():
+            return self._train(number, lease)
+
+    def model(self, number: int) -> ModelRef:
+        """Return the model after `number` stages; earlier ones are gone.
+
+        Raises:
+            StageError: A stage on the way is neither stored nor can be trained.
+        """
+        if self._ref is None or self._at > number:
+            self._timed(self._load_base)
+        for following in range(self._nearest(number), number + 1):
+            if following > self._at:
+                self._advance(following)
+        assert self._ref is not None
+        return self._ref
+
+    def close(self) -> None:
+        """Forget the model; the base can be used for another recipe."""
+        self._ref = None
+
+    def _load_base(self) -> None:
+        self._ref = self._base.fresh()
+        self._at = 0
+
+    def _nearest(self, number: int) -> int:
+        """Return the first stage that has to be restored or trained on the way to a prefix."""
+        for candidate in range(number, self._at, -1):
+            entry = self._store.find(self._digests[candidate]) if self._store else None
+            if entry is not None and not entry.needs:
+                # It holds all weights itself, so what came before need not be restored.
+                self._timed(self._load_base)
+                assert self._ref is not None
+                self._at = self._ref.n_stages = candidate - 1
+                return candidate
+        return self._at + 1
+
+    def _advance(self, number: int) -> None:
+        """Bring the model from one prefix to the next."""
+        assert self._ref is not None
+        if self._store is None or self._store.find(self._digests[number]) is None:
+            self._train_missing(number)
+            return
+        try:
+            files = self._store.fetch(self._digests[number])
+        except (Damaged, NotStored):
+            self._train_missing(number)
+            return
+        ref, stage = self._ref, self._recipe.stages[number - 1]
+        self._timed(lambda: restore_stage(ref, stage, files))
+        self._at = number
+
+    def _train_missing(self, number: int) -> None:
+        """Train a stage whose result was evicted or damaged; what it needs came before."""
+        lease = self._store.lease(self._digests[number]) if self._store else None
+        if lease is None:
+            self._train(number, None)
+            return
+        with lease.renewing():
+            self._train(number, lease)
+
+    def _train(self, number: int, lease: Lease | None) -> StageRecord:
+        """Train a stage; with a lease, keep its result in the store."""
+        ref = self.model(number - 1)
+        stage = self._recipe.stages[number - 1]
+        arguments = (ref, stage, self._sources, self._training, self._seeds[number - 1])
+        # A stage that fails leaves the model unusable.
+        self._ref = None
+        if lease is None or self._store is None:
+            outcome = run_stage(*arguments)
+        else:
+            with self._store.scratch() as scratch:
+                folder = scratch / "result"
+                folder.mkdir()
+                outcome = run_stage(*arguments, keep_in=folder)
+                record = self._record(number, vars(outcome))
+                meta = {
+                    "record": record.model_dump(mode="json"),
+                    "seconds": record.train_seconds + record.setup_seconds,
+                    "parent": self._digests[number - 1] if number > 1 else None,
+                    "needs": list(self._digests[1:number]) if needs_parent(ref, stage) else [],
+                }
+                # Lost the lease, or no room: the model is in memory all the same, and this trial goes on with it.
+                with suppress(StoreError):
+                    self._store.commit(lease, folder, meta)
+        self._ref, self._at = ref, number
+        return self._record(number, vars(outcome))
+
+    def _record(self, number: int, outcome: dict[str, Any]) -> StageRecord:
+        return StageRecord(
+            stage=self._recipe.stages[number - 1],
+            digest=self._digests[number],
+            seed=self._seeds[number - 1],
+            **outcome,
+        )
+
+    def _timed(self, action: Callable[[], None]) -> None:
+        started = time.monotonic()
+        action()
+        self.load_seconds += time.monotonic() - started

@@ -1,0 +1,54 @@
+"""Repeat one recipe outside its study, as `apportion train` does, and save the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from search.lab import recipe_prefixes
+from search.recipe_file import RecipeFile
+from search.records import StageRecord
+from search.sources import read_source
+from search.stages.base_model import ResidentBase
+from search.stages.device import pick_device
+from search.stages.save import save_model
+
+
+def train_recipe(
+    file: RecipeFile,
+    root: Path,
+    out: Path,
+    form: Literal["auto", "adapter", "merged"],
+    device: str,
+    say: Callable[[str], None],
+) -> list[StageRecord]:
+    """Train the stages of a recipe file as its trial did, and save the model.
+
+    Args:
+        file: The recipe.
+        root: Where its relative paths start.
+        out: New folder for the model.
+        form: See `search.stages.save.save_model`.
+        device: `auto`, `cpu` or `cuda`.
+        say: Is told a line per stage.
+
+    Raises:
+        ApportionError: The base or a source cannot be read.
+        StageError: A stage cannot be trained.
+    """
+    precision = file.training.precision
+    base = ResidentBase.load(file.base, root, pick_device(device), precision, file.threads)
+    sources = {name: read_source(name, source, root) for name, source in file.sources.items()}
+    prefixes, _ = recipe_prefixes(base, file.recipe, sources, file, file.seed, store=None)
+    trained = []
+    for number, stage in enumerate(file.stages, 1):
+        record = prefixes.stage(number)
+        say(
+            f"stage {number} of {len(file.stages)}: {stage.influence}, "
+            f"{record.trained_tokens:,} tokens, {record.train_seconds:.1f} s, "
+            f"loss {record.loss_by_step[0]:.3f} to {record.loss_by_step[-1]:.3f}"
+        )
+        trained.append(record)
+    save_model(prefixes.model(len(file.stages)), out, form)
+    return trained
