@@ -118,9 +118,9 @@ class Asker:
         A proposal that was tried before, or makes no legal recipe, is marked, told as failed, and costs nothing.
         """
         self._tell_prefixes()
-        for n_duplicates in range(MAX_DUPLICATES):
+        while (n_dropped := self._n_dropped()) < MAX_DUPLICATES:
             self._prepare_view(self._next_number())
-            if n_duplicates >= PATIENCE:
+            if n_dropped >= PATIENCE:
                 random = SamplerSpec(name="random", seed=self._sampler.seed)
                 self._view.sampler = make_sampler(random, self._next_number())
             proposal = self._propose(self._view.ask())
@@ -149,7 +149,9 @@ class Asker:
             return
         values, violations = self._values(record.final_scores)
         for name, violation in violations.items():
-            trial.set_constraint(name, violation)
+            # A driver that died while it told this trial may have set some.
+            if name not in trial.constraints:
+                trial.set_constraint(name, violation)
         self._study.tell(trial, values)
 
     def finished(self) -> list[int]:
@@ -197,6 +199,16 @@ class Asker:
         trial.set_user_attr(_DIGEST, digest)
         self._open[trial.number] = trial
         return Proposal(trial.number, params, recipe, trial.user_attrs.get(_BASELINE))
+
+    def _n_dropped(self) -> int:
+        """Return how many proposals in a row, the latest included, were not trained."""
+        n_dropped = 0
+        for trial in reversed(self._study.get_trials(deepcopy=False)):
+            if _NOT_TRAINED in trial.user_attrs:
+                n_dropped += 1
+            elif trial.state != TrialState.WAITING and _PREFIX_OF not in trial.user_attrs:
+                break
+        return n_dropped
 
     def _drop(self, trial: optuna.Trial, reason: str) -> None:
         trial.set_user_attr(_NOT_TRAINED, reason)

@@ -84,10 +84,10 @@ def test_order_in_which_parallel_trials_end_does_not_change_what_is_proposed(
     tmp_path: Path,
 ) -> None:
     """Two slots; the trial that ends is the older one or the younger one, by turns or by a pattern."""
-    text = STUDY.replace("trials: 8", "trials: 14") + "compute: {concurrent_trials: 2}\n"
+    text = STUDY.replace("trials: 8", "trials: 11") + "compute: {concurrent_trials: 2}\n"
     text = text.replace("seed: 3", "seed: 3, startup_trials: 3")
     outcomes = []
-    for pattern in ([0], [1, 0], [0, 0, 1]):
+    for pattern in ([0], [1, 0, 1]):
         folder = tmp_path / str(len(outcomes))
         folder.mkdir()
         study = new_study(folder, text=text)
@@ -104,9 +104,9 @@ def test_order_in_which_parallel_trials_end_does_not_change_what_is_proposed(
             n_ended += 1
             form = 0.0001 * sum(stage.dose_tokens for stage in ending.recipe.stages)
             study.finish(played(ending, form, kl=0.1 * len(ending.recipe.stages)))
-        assert study.stop_reason == "all 14 trials are done"
+        assert study.stop_reason == "all 11 trials are done"
         outcomes.append(recipes)
-    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_trial_that_finished_in_its_folder_alone_is_told_and_not_trained_again(
