@@ -30,8 +30,7 @@ def collect(
     idle = {digest: now - used for digest, used in used_at.items()}
     pinned = [digest for digests in shelf.pins().values() for digest in digests]
     in_use = {digest for digest, seconds in idle.items() if seconds < idle_seconds}
-    # What an entry in use needs is in use with it.
-    kept = with_ancestors(pinned, entries) | in_use | _needs(in_use, entries)
+    kept = with_ancestors(pinned, entries) | in_use
     total = sum(entry.bytes for entry in entries.values())
     gone: list[Entry] = []
     for entry in eviction_order(entries, kept, idle):
@@ -46,17 +45,6 @@ def collect(
         shelf.files.remove("quarantine")
         shelf.files.tidy(now)
     return gone
-
-
-def _needs(digests: set[str], entries: dict[str, Entry]) -> set[str]:
-    found: set[str] = set()
-    waiting = list(digests)
-    while waiting:
-        entry = entries.get(waiting.pop())
-        new = set(entry.needs) - found if entry is not None else set()
-        found |= new
-        waiting += new
-    return found
 
 
 def _evict(

@@ -20,16 +20,13 @@ _FRESH_SECONDS = 3600.0
 
 
 def with_ancestors(digests: Iterable[str], entries: Mapping[str, Entry]) -> set[str]:
-    """Return digests with all parents, and all that any of these needs, as far as they are stored."""
+    """Return digests with all parents, as far as they are stored. What these need stays because they do."""
     found: set[str] = set()
-    waiting = list(digests)
-    while waiting:
-        digest = waiting.pop()
-        if digest in found or digest not in entries:
-            continue
-        found.add(digest)
-        entry = entries[digest]
-        waiting += [*entry.needs, *([entry.parent] if entry.parent else [])]
+    for digest in digests:
+        above: str | None = digest
+        while above is not None and above in entries and above not in found:
+            found.add(above)
+            above = entries[above].parent
     return found
 
 

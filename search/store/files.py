@@ -52,7 +52,7 @@ class Files(Protocol):
         """Undo `put_folder`, as far as possible."""
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Return path below the folder and bytes of each file, -1 for what is no plain file."""
+        """Return path below the folder and bytes of each file; locally -1 for what is no plain file."""
 
     def sha256(self, path: str) -> str:
         """Return the hex SHA-256 of a file's content."""

@@ -72,6 +72,7 @@ class LeaseLog:
         self._owner = owner[:256]
         self.steady = steady
         self._seen: dict[str, tuple[Head, float]] = {}
+        self.given_up: set[str] = set()
 
     def head(self, digest: str) -> Head:
         """Read the newest record."""
@@ -94,7 +95,9 @@ class LeaseLog:
         if head.counter == 0 or (record is not None and record.kind != "lease"):
             self._seen.pop(digest, None)
             return True
-        if record is not None and process.is_dead(record.process):
+        if record is not None and (
+            record.token in self.given_up or process.is_dead(record.process)
+        ):
             return True
         now = self.steady()
         seen, since = self._seen.get(digest, (None, now))
@@ -193,9 +196,11 @@ class Lease:
         """Let others have the digest now. Does nothing if the lease is over or lost."""
         with self._lock:
             if not self._is_over:
-                # On a full disk it expires by itself.
-                with suppress(StoreError):
+                try:
                     self._write("free")
+                except StoreError:
+                    # Lost, or the disk is full: then others wait until it expires.
+                    self._log.given_up.add(self.token)
                 self._is_over = True
 
     def commit(self, attempt: str) -> None:

@@ -40,8 +40,8 @@ def is_dead(process: str) -> bool:
     except PermissionError:
         return False  # it lives, and is another user's
     found = _start_time(number)
-    # A zombie can be signalled; it has no start time here.
-    return found == "" or (found is not None and found != started)
+    # A zombie can still be signalled; its start time is empty here.
+    return found is not None and found != started
 
 
 @functools.lru_cache(maxsize=8)

@@ -131,7 +131,7 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         return {
-            str(name)[len(place) :].lstrip("/"): -1 if info.get("islink") else int(info["size"])
+            str(name)[len(place) :].lstrip("/"): int(info["size"])
             for name, info in sorted(found.items())
         }
 

@@ -193,3 +193,27 @@ def test_all_is_on_the_disk_before_an_entry_becomes_visible(
     assert len(whole) == 4  # manifest, two files, a folder
     assert {path.stat().st_ino for path in [*whole, *above]} <= set(at_publication)
     assert folder.stat().st_ino in synced  # the new name itself
+
+
+def test_scores_and_pins_are_on_the_disk_when_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StageStore(tmp_path)
+    synced: list[int] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        real_sync(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    def replace(source: str, target: str) -> None:
+        assert os.stat(source).st_ino in synced
+        synced.clear()
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    store.put_scores(A, "v1", {"s": b"1"})
+    assert synced == [next(tmp_path.rglob("v1.pack")).parent.stat().st_ino]
+    store.pin("front", [A])
+    assert synced == [(tmp_path / "pins").stat().st_ino]

@@ -125,6 +125,8 @@ def test_every_byte_of_a_manifest_and_of_a_score_pack_counts(tmp_path: Path) -> 
         for end in range(len(whole)):
             path.write_bytes(whole[:end])
             assert len(store.verify([digest])) == 1, end
+        path.write_bytes(whole + b"\n")
+        assert len(store.verify([digest])) == 1
         path.write_bytes(whole)
     assert store.verify() == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from store_tools import (
     FILES,
     NEED_SPACE,
+    Clock,
     content,
     digest_of,
     disk_full,
@@ -87,6 +89,49 @@ def test_a_commit_on_a_full_disk_can_be_repeated_with_the_same_folder_and_lease(
         if len(calls) < n_writes:
             break
     assert n_repeated > 8
+
+
+def test_a_release_on_a_full_disk_frees_for_this_owner_and_expires_for_others(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    store, other = StageStore(tmp_path), StageStore(tmp_path, steady=clock)
+    lease = taken(store, A)
+    with failing_writes(NEED_SPACE, 1, disk_full):
+        lease.release()
+    assert not lease.is_valid()
+    assert other.lease(A) is None
+    clock.now += 60
+    again = taken(store, A)
+    clock.now += 60
+    assert other.lease(A) is None  # the new lease is alive
+    assert again.is_valid()
+    clock.now += 120
+    assert other.lease(A) is not None
+
+
+def test_a_commit_that_could_not_be_published_is_so_when_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StageStore(tmp_path)
+    lease = taken(store, A)
+    real = os.rename
+
+    def rename(source: str, target: str) -> None:
+        if str(target).endswith("manifest.json"):
+            disk_full()
+        real(source, target)
+
+    with store.scratch() as folder:
+        result = fill(folder)
+        monkeypatch.setattr(os, "rename", rename)
+        with pytest.raises(StoreError, match="No space"):
+            store.commit(lease, result, {"seconds": 1})
+        monkeypatch.undo()
+        assert store.find(A) is None
+        entry = store.commit(lease, result, {"seconds": 1})
+    assert entry == store.find(A)
+    assert content(store.fetch(A)) == FILES
 
 
 def test_scores_and_pins_on_a_full_disk_stay_as_they_were(tmp_path: Path) -> None:

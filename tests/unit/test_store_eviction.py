@@ -193,6 +193,24 @@ def test_a_pin_set_while_an_eviction_runs_is_kept(
     assert stored(store) == {A, B}
 
 
+def test_an_entry_used_while_an_eviction_runs_is_kept(
+    store: StageStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, A)
+    clock.now += HOUR
+    real = Shelf.pins
+    used = []
+
+    def use(shelf: Shelf) -> dict[str, tuple[str, ...]]:
+        if not used:  # times of use are read, nothing is evicted yet
+            used.append(store.fetch(A))
+        return real(shelf)
+
+    monkeypatch.setattr(Shelf, "pins", use)
+    assert evicted(store, 0, idle_seconds=120) == []
+    assert content(used[0]) == content(store.fetch(A))
+
+
 def test_a_damaged_pin_stops_eviction_and_says_where(store: StageStore, tmp_path: Path) -> None:
     put(store, A)
     store.pin("study", [A])

@@ -157,6 +157,7 @@ def test_what_is_no_manifest_is_found_and_never_parsed_further(
     assert store.find(A) is None
     assert [fault.digest for fault in store.verify()] == [A]
     assert store.lease(A) is not None
+    assert store.verify() == []  # it is in quarantine
 
 
 def test_a_manifest_without_end_is_not_read_to_its_end(store: StageStore) -> None:
