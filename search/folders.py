@@ -140,6 +140,13 @@ class StudyFolder:
         """Return the folder of one trial; it need not exist yet."""
         return TrialFolder(self.trials / f"{number:04d}")
 
+    def record_or_none(self, number: int) -> TrialRecord | None:
+        """Return the record of a trial, or None if it has none that can be read."""
+        try:
+            return self.trial(number).read_record()
+        except StudyError:
+            return None
+
     def records(self) -> list[TrialRecord]:
         """Return the records of all trials that have one, by number."""
         numbers = sorted(

@@ -18,7 +18,7 @@ from search.scoring import SuiteResult, read_result, write_result
 from search.sources import Source, read_source
 from search.spec import StudySpec
 from search.stages.base_model import ResidentBase
-from search.stages.device import pick_device
+from search.stages.device import arithmetic, pick_device
 from search.stages.model_ref import ModelRef
 from search.stages.run import STAGE_VERSION
 from search.store import StageStore
@@ -86,10 +86,12 @@ class Lab:
         seconds = time.monotonic() - started
         return cls(spec, root, base, sources, exams[0], exams[1], store, seconds)
 
-    def prefixes(self, recipe: Recipe) -> tuple[Prefixes, tuple[str, ...]]:
+    def prefixes(self, recipe: Recipe, trainer: str) -> tuple[Prefixes, tuple[str, ...]]:
         """Return the models of a recipe, and the digests of its prefixes from the base on."""
+        spec = self.spec
+        threads = spec.compute.threads_per_trial
         return recipe_prefixes(
-            self.base, recipe, self.sources, self.spec, self.spec.sampler.seed, self.store
+            self.base, recipe, self.sources, spec, spec.sampler.seed, threads, self.store, trainer
         )
 
     def measure(self, exam: Exam, prefixes: Prefixes, n_stages: int, digest: str) -> SuiteResult:
@@ -116,14 +118,21 @@ def recipe_prefixes(
     sources: Mapping[str, Source],
     spec: StudySpec | RecipeFile,
     seed: int,
+    threads: int,
     store: StageStore | None,
+    trainer: str = "",
 ) -> tuple[Prefixes, tuple[str, ...]]:
-    """Return the models of a recipe, and the digests of its prefixes from the base on."""
+    """Return the models of a recipe, and the digests of its prefixes from the base on.
+
+    Seeds depend on what is trained alone, so a recipe meets its data in the same order on any machine. Digests also
+    name what changes the bits of a result: device, number of threads on a CPU, torch.
+    """
     context = digest_context(base.fingerprint, spec.training, spec.base.dtype, seed, STAGE_VERSION)
     hashes = {name: source.content_hash for name, source in sources.items()}
-    digests = recipe.prefix_digests(context, hashes)
     seeds = recipe.stage_seeds(context, hashes)
-    return Prefixes(base, recipe, digests, seeds, sources, spec.training, store), digests
+    digests = recipe.prefix_digests(context + arithmetic(base.device, threads), hashes)
+    prefixes = Prefixes(base, recipe, digests, seeds, sources, spec.training, store, trainer)
+    return prefixes, digests
 
 
 def loaded_model(ref: ModelRef, precision: Precision) -> LoadedModel:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from search.records import StageRecord
 from search.sources import Source
@@ -17,7 +20,7 @@ from search.stages.base_model import ResidentBase
 from search.stages.model_ref import ModelRef
 from search.stages.persist import needs_parent, restore_stage
 from search.stages.run import run_stage
-from search.store import Damaged, Lease, NotStored, StageStore, StoreError
+from search.store import Entry, Lease, StageStore, StoreError
 from spaces.recipe import Recipe
 
 POLL_SECONDS = 0.5
@@ -36,6 +39,7 @@ class Prefixes:
         sources: Mapping[str, Source],
         training: TrainingSpec,
         store: StageStore | None,
+        trainer: str = "",
     ) -> None:
         """Take what determines the models; nothing is loaded or trained yet.
 
@@ -47,6 +51,7 @@ class Prefixes:
             sources: By name.
             training: How stages train.
             store: Where stage results are shared; None trains everything here.
+            trainer: Names the trial. What an earlier attempt of the same trial has trained counts as trained by it.
         """
         self._base = base
         self._recipe = recipe
@@ -55,8 +60,12 @@ class Prefixes:
         self._sources = sources
         self._training = training
         self._store = store
+        self._trainer = trainer
+        self._hashes = {name: source.content_hash for name, source in sources.items()}
         self._ref: ModelRef | None = None
         self._at = 0
+        self.trained: dict[str, StageRecord] = {}
+        """Records of the stages trained here, by digest: those asked for, and those that were lost and made again."""
         self.load_seconds = 0.0
         """Wall seconds of restoring the base and of loading stored stages."""
 
@@ -68,21 +77,25 @@ class Prefixes:
         Raises:
             StageError: It cannot be trained.
         """
-        if self._store is None:
-            return self._train(number, None)
         digest = self._digests[number]
-        while True:
-            entry = self._store.find(digest)
+        while self._store is not None:
+            try:
+                entry = self._store.find(digest)
+                lease = None if entry else self._store.lease(digest, self._digests[1:number])
+            except StoreError:
+                break  # No store to be had just now: this trial goes on without it.
             if entry is not None:
-                self._store.touch(digest)
-                record = StageRecord.model_validate(entry.meta["record"])
-                return record.model_copy(update={"is_stored": True})
-            lease = self._store.lease(digest, self._digests[1:number])
+                record = self._stored_record(number, entry)
+                if record is None:
+                    break
+                with suppress(StoreError):
+                    self._store.touch(digest)
+                return record
             if lease is not None:
-                break
+                with lease.renewing():
+                    return self._train(number, lease)
             time.sleep(POLL_SECONDS)
-        with lease.renewing():
-            return self._train(number, lease)
+        return self._train(number, None)
 
     def model(self, number: int) -> ModelRef:
         """Return the model after `number` stages; earlier ones are gone.
@@ -109,7 +122,7 @@ class Prefixes:
     def _nearest(self, number: int) -> int:
         """Return the first stage that has to be restored or trained on the way to a prefix."""
         for candidate in range(number, self._at, -1):
-            entry = self._store.find(self._digests[candidate]) if self._store else None
+            entry = self._find(self._digests[candidate])
             if entry is not None and not entry.needs:
                 # It holds all weights itself, so what came before need not be restored.
                 self._timed(self._load_base)
@@ -121,12 +134,12 @@ class Prefixes:
     def _advance(self, number: int) -> None:
         """Bring the model from one prefix to the next."""
         assert self._ref is not None
-        if self._store is None or self._store.find(self._digests[number]) is None:
+        if self._store is None or self._find(self._digests[number]) is None:
             self._train_missing(number)
             return
         try:
             files = self._store.fetch(self._digests[number])
-        except (Damaged, NotStored):
+        except StoreError:
             self._train_missing(number)
             return
         ref, stage = self._ref, self._recipe.stages[number - 1]
@@ -134,8 +147,13 @@ class Prefixes:
         self._at = number
 
     def _train_missing(self, number: int) -> None:
-        """Train a stage whose result was evicted or damaged; what it needs came before."""
-        lease = self._store.lease(self._digests[number]) if self._store else None
+        """Train a stage whose result was evicted or damaged."""
+        # What is in memory may stand in for the parent of weights that would all have been replaced.
+        self._ref = None
+        lease = None
+        if self._store is not None:
+            with suppress(StoreError):
+                lease = self._store.lease(self._digests[number], self._digests[1:number])
         if lease is None:
             self._train(number, None)
             return
@@ -146,28 +164,70 @@ class Prefixes:
         """Train a stage; with a lease, keep its result in the store."""
         ref = self.model(number - 1)
         stage = self._recipe.stages[number - 1]
-        arguments = (ref, stage, self._sources, self._training, self._seeds[number - 1])
         # A stage that fails leaves the model unusable.
         self._ref = None
-        if lease is None or self._store is None:
-            outcome = run_stage(*arguments)
-        else:
-            with self._store.scratch() as scratch:
-                folder = scratch / "result"
-                folder.mkdir()
-                outcome = run_stage(*arguments, keep_in=folder)
-                record = self._record(number, vars(outcome))
-                meta = {
-                    "record": record.model_dump(mode="json"),
-                    "seconds": record.train_seconds + record.setup_seconds,
-                    "parent": self._digests[number - 1] if number > 1 else None,
-                    "needs": list(self._digests[1:number]) if needs_parent(ref, stage) else [],
-                }
+        with ExitStack() as scratch:
+            folder = self._scratch(scratch) if lease is not None else None
+            outcome = run_stage(
+                ref, stage, self._sources, self._training, self._seeds[number - 1], keep_in=folder
+            )
+            record = self._record(number, vars(outcome))
+            if lease is not None and folder is not None:
                 # Lost the lease, or no room: the model is in memory all the same, and this trial goes on with it.
                 with suppress(StoreError):
-                    self._store.commit(lease, folder, meta)
+                    self._keep(lease, folder, number, record, needs_parent(ref, stage))
         self._ref, self._at = ref, number
-        return self._record(number, vars(outcome))
+        self.trained[record.digest] = record
+        return record
+
+    def _scratch(self, scratch: ExitStack) -> Path | None:
+        assert self._store is not None
+        with suppress(StoreError):
+            folder = scratch.enter_context(self._store.scratch()) / "result"
+            folder.mkdir()
+            return folder
+        return None
+
+    def _keep(
+        self, lease: Lease, folder: Path, number: int, record: StageRecord, has_needs: bool
+    ) -> None:
+        assert self._store is not None
+        if not any(folder.iterdir()):
+            return
+        meta = {
+            "record": record.model_dump(mode="json"),
+            "trainer": self._trainer,
+            "source_hashes": {name: self._hashes[name] for name in record.stage.mix},
+            "seconds": record.train_seconds + record.setup_seconds,
+            "parent": self._digests[number - 1] if number > 1 else None,
+            "needs": list(self._digests[1:number]) if has_needs else [],
+        }
+        self._store.commit(lease, folder, meta)
+
+    def _find(self, digest: str) -> Entry | None:
+        if self._store is None:
+            return None
+        with suppress(StoreError):
+            return self._store.find(digest)
+        return None
+
+    def _stored_record(self, number: int, entry: Entry) -> StageRecord | None:
+        """Return a stored stage's record in this recipe's own names; None if it cannot be read."""
+        try:
+            record = StageRecord.model_validate(entry.meta["record"])
+            hashes = entry.meta["source_hashes"]
+            names = {self._hashes[name]: name for name in self._recipe.stages[number - 1].mix}
+            renamed = {old: names[hashes[old]] for old in record.tokens_by_source}
+        except (KeyError, TypeError, ValidationError):
+            return None
+        return record.model_copy(
+            update={
+                "stage": self._recipe.stages[number - 1],
+                "tokens_by_source": {renamed[k]: n for k, n in record.tokens_by_source.items()},
+                "passes_by_source": {renamed[k]: n for k, n in record.passes_by_source.items()},
+                "is_stored": entry.meta.get("trainer") != self._trainer,
+            }
+        )
 
     def _record(self, number: int, outcome: dict[str, Any]) -> StageRecord:
         return StageRecord(

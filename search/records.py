@@ -57,7 +57,7 @@ class StageRecord(Record):
     peak_memory_bytes: int | None = None
     """Peak device memory on CUDA; None on CPU, where it is not measured per stage."""
     is_stored: bool = False
-    """Whether the result came from the stage store: another trial trained it, and this one spent nothing on it."""
+    """Whether another trial trained it, and this one spent nothing on it."""
 
 
 class Boundary(Record):

@@ -40,7 +40,9 @@ def train_recipe(
     precision = file.training.precision
     base = ResidentBase.load(file.base, root, pick_device(device), precision, file.threads)
     sources = {name: read_source(name, source, root) for name, source in file.sources.items()}
-    prefixes, _ = recipe_prefixes(base, file.recipe, sources, file, file.seed, store=None)
+    prefixes, _ = recipe_prefixes(
+        base, file.recipe, sources, file, file.seed, file.threads, store=None
+    )
     trained = []
     for number, stage in enumerate(file.stages, 1):
         record = prefixes.stage(number)

@@ -25,12 +25,12 @@ class SuiteResult(Record):
 
 def read_result(store: StageStore | None, digest: str, version: str) -> SuiteResult | None:
     """Return what this version of a suite said of a model, or None if it has not been asked."""
-    files = store.scores(digest, version) if store else None
-    if files is None:
-        return None
     try:
+        files = store.scores(digest, version) if store else None
+        if files is None:
+            return None
         return SuiteResult.model_validate_json(files[_FILE]).model_copy(update={"is_stored": True})
-    except (KeyError, ValidationError):
+    except (KeyError, ValidationError, StoreError):
         return None
 
 

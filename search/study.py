@@ -189,15 +189,7 @@ class Study:
 
     def finish(self, record: TrialRecord) -> TrialRecord:
         """Take a finished trial into the storage; returns the record, failed if a score it needs is missing."""
-        self._running.discard(record.number)
-        reason = self._asker.failure(record)
-        if reason is not None and record.state != "FAIL":
-            # The folder first: a trial that the storage calls finished is never looked at again.
-            record = record.model_copy(update={"state": "FAIL", "reason": reason})
-            self.folder.trial(record.number).write_record(record)
-        self._asker.tell(record)
-        if reason is not None and not record.recipe.stages:
-            self._fault = f"the untouched base could not be scored: {reason}"
+        record = self._take(record)
         self.touch()
         self._tidy_store()
         return record
@@ -205,7 +197,7 @@ class Study:
     def abandon(self, proposal: Proposal, fault: str) -> None:
         """Start no more trials in this launch, since no worker can run one; the next launch takes this one up again."""
         self._running.discard(proposal.number)
-        self._fault = f"no trial can run here: {fault}"
+        self.stop_reason = self._fault = f"no trial can run here: {fault}"
 
     def fail(self, proposal: Proposal, reason: str) -> TrialRecord:
         """Take a trial whose worker died into the storage, keeping what its folder has."""
@@ -232,17 +224,31 @@ class Study:
             return f"{spent.wall_seconds:.0f} of {budget.wall_seconds:.0f} seconds are spent"
         return None
 
+    def _take(self, record: TrialRecord) -> TrialRecord:
+        self._running.discard(record.number)
+        reason = self._asker.failure(record)
+        if reason is not None and record.state != "FAIL":
+            # The folder first: a trial that the storage calls finished is never looked at again.
+            record = record.model_copy(update={"state": "FAIL", "reason": reason})
+            self.folder.trial(record.number).write_record(record)
+        self._asker.tell(record)
+        if reason is not None and not record.recipe.stages:
+            self._fault = f"the untouched base could not be scored: {reason}"
+            self.stop_reason = self._fault
+        return record
+
     def _tidy_store(self) -> None:
         """Keep what the front needs, and remove what the store has no room for."""
         root = self.folder.store_root(self.spec, self.root)
         if root is None:
             return
         # Housekeeping that fails must not end a study; the next trial tries again.
-        with suppress(StoreError):
+        with suppress(StoreError, StudyError):
             self._store = self._store or StageStore(root)
             records = [self.folder.trial(number).read_record() for number in self._asker.front()]
             digests = {stage.digest for record in records if record for stage in record.stages}
-            self._store.pin(f"{self.spec.name[:40]}-{self._file.study_hash}", digests)
+            place = hashlib.sha256(str(self.folder.path).encode()).hexdigest()[:16]
+            self._store.pin(f"{self.spec.name[:40]}-{place}", digests)
             self._store.gc(int(self.spec.store.max_gigabytes * 1e9))
 
     def _reconcile(self, file: StudyFile) -> None:
@@ -251,10 +257,10 @@ class Study:
         for proposal in self._asker.unfinished():
             record = self.folder.trial(proposal.number).read_record()
             if record is not None and record.state != "RUNNING":
-                self.finish(record)
+                self._take(record)
             else:
                 self._pending.append(proposal)
-        self._fault = None
+        self._fault = self.stop_reason = None
 
     def _begin_launch(self, command: str, budget: BudgetSpec) -> None:
         file = self.folder.read_file()
@@ -302,5 +308,5 @@ def _asker(spec: StudySpec, folder: StudyFolder, root: Path, create: bool) -> As
         spec.objectives,
         spec.constraints,
         spec.compute.concurrent_trials,
-        lambda number: folder.trial(number).read_record(),
+        folder.record_or_none,
     )

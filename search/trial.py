@@ -9,6 +9,7 @@ run.record                            # a TrialRecord, also in trial.json
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 
@@ -39,7 +40,9 @@ class TrialRun:
         self._load_seconds, lab.load_seconds = lab.load_seconds, 0.0
         self._started = time.monotonic() - idle_seconds - self._load_seconds
         spec, recipe = lab.spec, proposal.recipe
-        self._prefixes, self._digests = lab.prefixes(recipe)
+        # The study's folder tells studies apart that share a store.
+        trainer = hashlib.sha256(str(folder.path).encode()).hexdigest()
+        self._prefixes, self._digests = lab.prefixes(recipe, trainer)
         self.record = TrialRecord(
             number=proposal.number,
             state="RUNNING",
@@ -105,6 +108,9 @@ class TrialRun:
 
     def _update(self, **changes: object) -> None:
         record = self.record.model_copy(update=changes)
+        # A stage that was taken from the store may since have been lost and trained here after all.
+        stages = tuple(self._prefixes.trained.get(stage.digest, stage) for stage in record.stages)
+        record = record.model_copy(update={"stages": stages})
         train = sum(stage.train_seconds for stage in record.stages if not stage.is_stored)
         evaluate = sum(boundary.evaluate_seconds for boundary in record.boundaries)
         load = self._load_seconds + self._prefixes.load_seconds

@@ -228,7 +228,8 @@ class Asker:
             record = self._read_record(trial.number)
             if record is None:
                 continue
-            for boundary in record.boundaries[:-1]:
+            n_stages = len(record.recipe.stages)
+            for boundary in (b for b in record.boundaries if 0 < b.n_stages < n_stages):
                 self._tell_prefix(trial, record.recipe.prefix(boundary.n_stages), boundary)
 
     def _tell_prefix(self, trial: FrozenTrial, recipe: Recipe, boundary: Boundary) -> None:

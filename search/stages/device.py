@@ -21,3 +21,9 @@ def pick_device(wanted: str) -> str:
 def device_name(device: str) -> str:
     """Return the device with its name, such as `cuda: NVIDIA A100`."""
     return f"cuda: {torch.cuda.get_device_name()}" if device == "cuda" else "cpu"
+
+
+def arithmetic(device: str, threads: int) -> str:
+    """Return a text that names what changes the bits of equal computations: equal texts, equal results on a CPU."""
+    place = f"cpu, {threads} threads" if device == "cpu" else device
+    return f"{place}, torch {torch.__version__.split('+')[0]}"

@@ -8,6 +8,7 @@ therefore needs the same base, and for an adapter the model before it: `needs_pa
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def write_trained(ref: ModelRef, parameters: list[torch.nn.Parameter], folder: P
         else:
             packed[name] = list(value.shape)
             tensors[name] = _pack(value, ref.base.original(name).cpu())
-    save_file(tensors, folder / FILE, metadata={"packed": json.dumps(packed)})
+    # Under its own name only when it is whole.
+    part = folder.parent / f"{folder.name}.{FILE}"
+    save_file(tensors, part, metadata={"packed": json.dumps(packed)})
+    os.replace(part, folder / FILE)
 
 
 def needs_parent(ref: ModelRef, stage: Stage) -> bool:

@@ -9,7 +9,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from search.errors import DataError, StageError
 from search.sources import Source
@@ -99,7 +100,9 @@ def run_stage(
         n_trainable = sum(parameter.numel() for parameter in parameters)
         _check_finite(parameters)
         if keep_in is not None:
-            write_trained(ref, parameters, keep_in)
+            # A full disk must not cost what was trained; the caller sees that nothing was written.
+            with suppress(OSError, SafetensorError):
+                write_trained(ref, parameters, keep_in)
         handoff.end(ref, stage)
     return StageOutcome(
         trained_tokens=plan.n_tokens,

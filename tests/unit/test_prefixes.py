@@ -1,0 +1,128 @@
+"""A recipe's models from the store: whatever is stored, lost or damaged, they are those of a training without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stage_tools import TRAINING, lora, resident, sources
+
+from search.prefixes import Prefixes
+from search.stages.persist import FILE
+from search.store import StageStore, StoreError
+from spaces.recipe import Full, Recipe, Stage
+
+Bits = dict[str, torch.Tensor]
+
+
+def stage(adapter: Any, influence: str = "tone", source: str = "chat") -> Stage:
+    return Stage(
+        influence=influence,
+        method="sft",
+        adapter=adapter,
+        mix={source: 1.0},
+        dose_tokens=120,
+        learning_rate=0.01,
+    )
+
+
+LORA_FULL = Recipe(stages=(stage(lora()), stage(Full())))
+FULL_LORA = Recipe(stages=(stage(Full()), stage(lora())))
+
+
+def prefixes(recipe: Recipe, store: StageStore | None, trainer: str = "") -> Prefixes:
+    hashes = {name: source.content_hash for name, source in sources().items()}
+    return Prefixes(
+        resident(),
+        recipe,
+        recipe.prefix_digests("context", hashes),
+        recipe.stage_seeds("context", hashes),
+        sources(),
+        TRAINING,
+        store,
+        trainer,
+    )
+
+
+def train_all(recipe: Recipe, store: StageStore | None, trainer: str = "") -> tuple[Prefixes, Bits]:
+    walk = prefixes(recipe, store, trainer)
+    for number in range(1, len(recipe.stages) + 1):
+        walk.stage(number)
+    return walk, bits(walk.model(len(recipe.stages)).model)
+
+
+def bits(model: torch.nn.Module) -> Bits:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def equal(one: Bits, other: Bits) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("recipe", [LORA_FULL, FULL_LORA])
+def test_second_trial_trains_nothing_and_has_the_same_model(recipe: Recipe, tmp_path: Path) -> None:
+    _, alone = train_all(recipe, None)
+    first, stored = train_all(recipe, StageStore(tmp_path))
+    second, restored = train_all(recipe, StageStore(tmp_path))
+    assert equal(stored, alone)
+    assert equal(restored, alone)
+    assert len(first.trained) == 2
+    assert second.trained == {}
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("spoil", [damage, Path.unlink])
+@pytest.mark.parametrize("recipe", [LORA_FULL, FULL_LORA])
+def test_lost_or_damaged_stage_is_trained_again_from_its_own_parent(
+    recipe: Recipe, spoil: Callable[[Path], None], lost: int, tmp_path: Path
+) -> None:
+    store = StageStore(tmp_path)
+    _, alone = train_all(recipe, None)
+    walk, _ = train_all(recipe, store)
+    digest = list(walk.trained)[lost]
+    spoil(store.fetch(digest) / FILE)
+    for n_trained in (1, 0):  # the first one mends it; the next one must find it whole
+        again, restored = train_all(recipe, StageStore(tmp_path))
+        assert equal(restored, alone)
+        needed = recipe is FULL_LORA or lost == 1
+        assert len(again.trained) == (n_trained if needed else 0)
+
+
+def test_stage_that_an_earlier_attempt_of_the_same_trial_trained_is_its_own(tmp_path: Path) -> None:
+    train_all(LORA_FULL, StageStore(tmp_path), trainer="trial 3")
+    for trainer, is_stored in (("trial 3", False), ("trial 4", True)):
+        record = prefixes(LORA_FULL, StageStore(tmp_path), trainer).stage(1)
+        assert record.is_stored is is_stored
+
+
+def test_stored_record_speaks_with_the_names_of_its_own_recipe(tmp_path: Path) -> None:
+    train_all(Recipe(stages=(stage(lora(), "tone"),)), StageStore(tmp_path), "trial 3")
+    voice = Recipe(stages=(stage(lora(), "voice"),))
+    record = prefixes(voice, StageStore(tmp_path), "trial 4").stage(1)
+    assert record.is_stored
+    assert record.stage.influence == "voice"
+    assert set(record.tokens_by_source) == {"chat"}
+
+
+@pytest.mark.parametrize("method", ["find", "touch", "lease", "scratch", "commit", "fetch"])
+def test_store_that_fails_costs_no_trial(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("no space left")
+
+    _, alone = train_all(LORA_FULL, None)
+    train_all(LORA_FULL, StageStore(tmp_path / "full"))
+    monkeypatch.setattr(StageStore, method, fail)
+    for root in ("full", "empty"):
+        _, trained = train_all(LORA_FULL, StageStore(tmp_path / root))
+        assert equal(trained, alone)
