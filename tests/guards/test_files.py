@@ -34,7 +34,6 @@ FOREIGN = {
     "a registry's host": r"\b(" + "|".join(("pypi", "pythonhosted", "npmjs")) + r")\.(org|com)\b",
     "an option that names a registry": "--" + "(extra-)?index-url",
     "an issue's number": r"\b(issue|issues|pull request)s? #?\d+|(?<![\w&/])#\d{2,}\b(?!\.)",
-    "the way it was made": r"\b(this session|sub-?agent|chat" + r"gpt|co-authored-by)\b",
     "unfinished work": r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b",
 }
 
@@ -99,7 +98,6 @@ def test_no_file_names(what: str) -> None:
         ("a registry's host", "https://pypi" + ".org/simple"),
         ("an option that names a registry", "pip install --index" + "-url x"),
         ("an issue's number", "works around issue" + " 123"),
-        ("the way it was made", "as this" + " session found"),
         ("unfinished work", "# TO" + "DO: later"),
     ],
 )
