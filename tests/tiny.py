@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -116,3 +117,19 @@ def write_data(folder: Path) -> None:
     for name, lines in rows.items():
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text)
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob("trials/*/trial.json"))]
+
+
+def substance(results: Path) -> list[dict[str, Any]]:
+    """What must be equal in two runs of one study: recipes, digests, losses, scores; not times."""
+    return [
+        {
+            "recipe": record["recipe"],
+            "losses": [stage["loss_by_step"] for stage in record["stages"]],
+            "scores": [(b["digest"], b["scores"], b["holdout"]) for b in record["boundaries"]],
+        }
+        for record in records(results)
+    ]

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from recompute import compare
-from tiny import command, environment
+from tiny import command, environment, records, substance
 
 Apportion = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,22 +35,6 @@ def finished(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout.splitlines()[-1])["trials"] == 6
     return folder / "results/tiny"
-
-
-def records(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(results.glob("trials/*/trial.json"))]
-
-
-def substance(results: Path) -> list[dict[str, Any]]:
-    """What must be equal in two runs of one study: recipes, digests, losses, scores; not times."""
-    return [
-        {
-            "recipe": record["recipe"],
-            "losses": [stage["loss_by_step"] for stage in record["stages"]],
-            "scores": [(b["digest"], b["scores"], b["holdout"]) for b in record["boundaries"]],
-        }
-        for record in records(results)
-    ]
 
 
 def states(results: Path) -> Counter[str]:

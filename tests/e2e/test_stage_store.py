@@ -9,9 +9,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tiny import command, environment
+from tiny import command, environment, records, substance
 
 Apportion = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,21 +36,6 @@ def study_with(tiny_study: Path, folder: Path, extra: str = "", name: str = "tin
         (folder / path.name).symlink_to(path)
     (folder / "study.yaml").write_text(text)
     return folder / "study.yaml"
-
-
-def records(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(results.glob("trials/*/trial.json"))]
-
-
-def substance(results: Path) -> list[dict[str, Any]]:
-    return [
-        {
-            "recipe": record["recipe"],
-            "losses": [stage["loss_by_step"] for stage in record["stages"]],
-            "scores": [(b["digest"], b["scores"], b["holdout"]) for b in record["boundaries"]],
-        }
-        for record in records(results)
-    ]
 
 
 def trained(results: Path) -> list[str]:
