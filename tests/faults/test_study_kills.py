@@ -102,7 +102,11 @@ def check_all_moments(gate: Gate, folder: Path, sampler: str, step: int) -> int:
         gc.collect()  # a dead process holds no lock
         again = launch(here, sampler)
         play_out(again)
-        assert recipes(again) == expected, f"killed at moment {moment} of {n_moments}"
+        if not sampler.startswith("nsga"):
+            # An evolutionary sampler keeps notes of its own in the storage while it proposes; a proposal that was cut
+            # short may come out otherwise the second time.
+            assert recipes(again) == expected, f"killed at moment {moment} of {n_moments}"
+        assert [record.state for record in again.folder.records()] == ["COMPLETE"] * N_TRIALS
         assert [trial.state.name for trial in optuna_trials(again)] == ["COMPLETE"] * N_TRIALS
         again.close("done")
     return n_kills
