@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.check_adapters import Finding
 from search.check_files import (
     base_findings,
     leak_findings,
@@ -17,14 +18,14 @@ from search.check_files import (
     storage_findings,
     store_findings,
 )
+from search.check_methods import method_findings
 from search.check_space import name_findings, order_findings, space_findings
-from search.check_values import TRAINING_FORMATS, Finding, influence_findings
+from search.check_values import influence_findings
 from search.errors import SpecError
 from search.messages import KeyPath, Problem, suggest, value_text
 from search.sources import Source
 from search.spec import StudySpec
 from search.yaml_file import Located, load_model, model_problems, read_yaml, summary
-from spaces.influence import InfluenceSpec, SimplexSpec
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, 
     root = located.path.parent
     findings = [
         *name_findings(spec),
-        *_mix_findings(spec),
+        *method_findings(spec),
         *_suite_findings(spec),
         *_score_findings(spec),
         *order_findings(spec),
@@ -107,21 +108,6 @@ def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, 
     return by_line, sources
 
 
-def _mix_findings(spec: StudySpec) -> Iterator[Finding]:
-    for name, influence in spec.influences.items():
-        place: KeyPath = ("influences", name, "mix")
-        if isinstance(influence.mix, SimplexSpec):
-            place = (*place, "simplex")
-        wanted = TRAINING_FORMATS[influence.method]
-        for source in _mix_sources(influence):
-            yield from _source_findings(spec, (*place, source), source, wanted, influence.method)
-
-
-def _mix_sources(influence: InfluenceSpec) -> tuple[str, ...]:
-    mix = influence.mix
-    return tuple(mix.simplex if isinstance(mix, SimplexSpec) else mix)
-
-
 def _source_findings(
     spec: StudySpec, place: KeyPath, source: str, wanted: tuple[str, ...], reader: str
 ) -> Iterator[Finding]:
@@ -138,7 +124,7 @@ def _source_findings(
 
 
 def _suite_findings(spec: StudySpec) -> Iterator[Finding]:
-    used = {source for influence in spec.influences.values() for source in _mix_sources(influence)}
+    used = {source for influence in spec.influences.values() for source in influence.sources}
     for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
         for name, evaluator in evaluators.items():
             place = (group, name)

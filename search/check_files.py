@@ -11,14 +11,13 @@ from urllib.parse import unquote
 
 from evaluators.spec import HarnessSpec
 from search.base_files import BaseFilesError, resolve_base
-from search.check_values import Finding
+from search.check_adapters import Finding
 from search.errors import DataError
 from search.messages import Problem, suggest, value_text
 from search.rows import Row
 from search.sources import Source, read_source
 from search.spec import StudySpec
 from search.yaml_file import Located
-from spaces.influence import SimplexSpec
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 
@@ -121,8 +120,7 @@ def leak_findings(spec: StudySpec, sources: dict[str, Source]) -> Iterator[Findi
     """
     trained: dict[str, str] = {}
     for name, influence in spec.influences.items():
-        mix = influence.mix
-        for source in mix.simplex if isinstance(mix, SimplexSpec) else mix:
+        for source in influence.sources:
             trained.setdefault(source, name)
     asked = {
         question: source

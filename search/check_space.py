@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from search.check_values import Finding
+from search.check_adapters import Finding
 from search.messages import KeyPath, suggest, value_text
 from search.spec import StudySpec
 from spaces.decode import BASE_LABEL

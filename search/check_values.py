@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from search.base_files import resolve_base
+from search.check_adapters import (
+    Finding,
+    adapter_findings,
+    bound_findings,
+    cannot_be_continued,
+    may_be_dora,
+    texts,
+)
 from search.errors import SpecError
 from search.messages import KeyPath, suggest, value_text
 from search.spec import BaseSpec, StudySpec
-from spaces.influence import FullSpec, InfluenceSpec, LoraSpec
-from spaces.recipe import TARGET_MODULES, Full, Lora, layer_range
-from spaces.spec import LAYERS_PATTERN, BoolChoice, FloatRange, IntRange, Spec, TextChoice, Value
+from spaces.adapter import ON_WEIGHTS, AdaLora, Full, Lora, quantised_conflict
+from spaces.adapter_spec import AnyAdapterSpec, split_conflict
+from spaces.influence import InfluenceSpec
+from spaces.loss import NO_REFERENCE
+from spaces.spec import Spec
 
-TRAINING_FORMATS = {
-    "sft": ("messages", "prompt-completion", "text"),
-    "dpo": ("preference",),
-}
-"""Method to the formats of sources that it trains on."""
 HANDOFFS = ("merge", "stack", "detach", "continue")
-_MODULES = (*TARGET_MODULES["all"], "embed_tokens", "lm_head", "norm")
-_MODEL_ENDS = ("lm_head", "embed_tokens")
-
-
-class Finding(NamedTuple):
-    """A problem before it has a line."""
-
-    place: KeyPath
-    text: str
-    is_warning: bool = False
-
-
-class _Bound(NamedTuple):
-    is_legal: Callable[[float], bool]
-    remedy: str
-
-
-_POSITIVE = _Bound(lambda number: number > 0, "write a number above 0")
-_BOUNDS = {
-    "rank": _Bound(lambda number: number >= 1, "write a whole number of at least 1"),
-    "alpha": _POSITIVE,
-    "dropout": _Bound(lambda number: 0 <= number < 1, "write a number from 0 to below 1"),
-    "dose_tokens": _Bound(lambda number: number >= 1, "write a whole number of at least 1"),
-    "learning_rate": _POSITIVE,
-    "beta": _POSITIVE,
-}
 
 
 def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
@@ -62,32 +39,21 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
     for name, influence in spec.influences.items():
         place: KeyPath = ("influences", name)
         adapter = influence.adapter
-        for holder, where in ((influence, place), (adapter, (*place, "adapter"))):
-            for field in type(holder).model_fields:
-                if field in _BOUNDS:
-                    value = getattr(holder, field)
-                    yield from _number_findings(value, (*where, field), _BOUNDS[field])
+        yield from bound_findings(influence, place)
+        yield from bound_findings(adapter, (*place, "adapter"))
         yield from adapter_findings(adapter, (*place, "adapter"), config)
-        for spot, text in _texts(influence.handoff, (*place, "handoff")):
+        for spot, text in texts(influence.handoff, (*place, "handoff")):
             yield from _handoff_findings(spec, name, text, spot)
             yield from _dora_findings(spec, name, text, spot)
-
-
-def adapter_findings(
-    adapter: FullSpec | LoraSpec | Full | Lora, place: KeyPath, config: dict[str, Any]
-) -> Iterator[Finding]:
-    """Yield what is wrong with the layers and targets of an adapter, to be searched or decided.
-
-    Args:
-        adapter: The adapter.
-        place: Of the adapter in its file.
-        config: From `base_config`.
-    """
-    for spot, text in _texts(adapter.layers, (*place, "layers")):
-        yield from _layer_findings(text, spot, config.get("num_hidden_layers"))
-    for spot, text in _texts(adapter.targets, (*place, "targets")):
-        is_tied = config.get("tie_word_embeddings")
-        yield from _target_findings(text, spot, adapter.kind == "lora", is_tied)
+        yield from _precision_findings(spec, name)
+        if spec.base.bits is not None:
+            yield from _quantised_findings(influence, place)
+    if spec.base.bits is not None and spec.compute.device == "cpu":
+        text = f"{spec.base.bits}-bit weights need CUDA, and compute.device is cpu; remove bits"
+        yield Finding(("base", "bits"), text)
+    conflict = split_conflict({name: one.adapter for name, one in spec.influences.items()})
+    if conflict is not None:
+        yield Finding(("influences",), conflict)
 
 
 def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:
@@ -102,93 +68,14 @@ def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _number_findings(value: object, place: KeyPath, bound: _Bound) -> Iterator[Finding]:
-    for spot, number in _numbers(value, place):
-        if not bound.is_legal(number):
-            yield Finding(spot, f"{number} is not possible; {bound.remedy}")
-
-
-def _numbers(value: object, place: KeyPath) -> Iterator[tuple[KeyPath, float]]:
-    if isinstance(value, IntRange | FloatRange):
-        yield (*place, "low"), value.low
-        yield (*place, "high"), value.high
-    elif isinstance(value, Spec):
-        for index, number in enumerate(getattr(value, "choice", ())):
-            yield (*place, "choice", index), number
-    elif isinstance(value, int | float):
-        yield place, value
-
-
-def _texts(value: Value, place: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(value, TextChoice):
-        for index, text in enumerate(value.choice):
-            yield (*place, "choice", index), text
-    else:
-        yield place, str(value)
-
-
-def _layer_findings(text: str, place: KeyPath, n_layers: object) -> Iterator[Finding]:
-    if not re.fullmatch(LAYERS_PATTERN, text):
-        remedy = "write all, layer numbers such as 0-14, or shares such as 50%-100%"
-        yield Finding(place, f"{value_text(text)} is not a layer range; {remedy}")
-        return
-    if text == "all":
-        return
-    low, high = (int(end.rstrip("%")) for end in text.split("-"))
-    is_share = text.endswith("%")
-    if low > high or (is_share and (low == high or high > 100)):
-        remedy = "from below 100% up to 100%" if is_share else "the smaller number first"
-        yield Finding(place, f"{value_text(text)} selects no layers; write {remedy}")
-    elif isinstance(n_layers, int) and n_layers > 0:
-        try:
-            layer_range(text, n_layers)
-        except ValueError:
-            yield Finding(
-                place, f"{value_text(text)} does not fit the base; its layers are 0-{n_layers - 1}"
-            )
-
-
-def _target_findings(
-    text: str, place: KeyPath, is_lora: bool, is_tied: object
-) -> Iterator[Finding]:
-    groups = (*TARGET_MODULES, *(() if is_lora else ("everything",)))
-    if text in groups:
-        return
-    if text == "everything":
-        yield Finding(place, "everything is for full adapters; write all, attention, mlp or names")
-        return
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            yield Finding(
-                place, f"{value_text(name)} is not a module name; write names joined by commas"
-            )
-        elif name in groups:
-            yield Finding(
-                place, f"{name} is a group and stands alone; write it alone or list names"
-            )
-        elif is_lora and name in _MODEL_ENDS:
-            what = "shares its weight" if is_tied else "must not share its weight"
-            yield Finding(
-                place,
-                f"{name} {what} with another module, or LoRA on it cannot be merged; "
-                "leave it out, or use kind: full",
-                is_warning=is_tied is not True,
-            )
-        elif name not in _MODULES:
-            is_slip = difflib.get_close_matches(name, (*groups, *_MODULES), n=1, cutoff=0.75)
-            text = (
-                f"{name} is no module of Llama-like models; {suggest(name, (*groups, *_MODULES))}"
-            )
-            yield Finding(place, text, is_warning=not is_slip)
-
-
 def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Iterator[Finding]:
     adapter = spec.influences[name].adapter
     if text not in HANDOFFS:
         yield Finding(place, f"{value_text(text)} is not a handoff; {suggest(text, HANDOFFS)}")
     elif adapter.kind == "full" and text != "merge":
         yield Finding(place, f"{text} needs an adapter, and full weights only merge; write merge")
+    elif text == "continue" and (reason := cannot_be_continued(adapter)) is not None:
+        yield Finding(place, f"continue is not possible: {reason}; write merge, stack or detach")
     elif text == "continue":
         for follower in _followers(spec, name):
             reason = _cannot_continue(adapter, spec.influences[follower])
@@ -209,7 +96,7 @@ def _dora_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Ite
         if spec.influences[follower].adapter.kind == "full":
             continue
         for influence in (name, follower):
-            if _may_be_dora(spec.influences[influence]):
+            if may_be_dora(spec.influences[influence].adapter):
                 yield Finding(
                     place,
                     f"{text} leaves the adapter on the model for {follower}, which may run later, and "
@@ -218,9 +105,44 @@ def _dora_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Ite
                 return
 
 
-def _may_be_dora(influence: InfluenceSpec) -> bool:
-    dora = getattr(influence.adapter, "dora", False)
-    return True in dora.choice if isinstance(dora, BoolChoice) else bool(dora)
+def _precision_findings(spec: StudySpec, name: str) -> Iterator[Finding]:
+    """Such an adapter with its counterpart adds up to the model as received only as well as the precision allows."""
+    influence, adapter = spec.influences[name], spec.influences[name].adapter
+    losses = influence.terms if influence.method == "joint" else (influence.method,)
+    comparing = [loss for loss in losses if loss not in NO_REFERENCE]
+    if adapter.kind != "lora" or spec.training.precision != "bfloat16" or not comparing:
+        return
+    for spot, text in texts(adapter.init, ("influences", name, "adapter", "init")):
+        if text in ON_WEIGHTS:
+            yield Finding(
+                spot,
+                f"{comparing[0]} compares with the model as received, which {text} reaches only in float32; "
+                "set training.precision to float32, or use init default",
+            )
+
+
+def _quantised_findings(influence: InfluenceSpec, place: KeyPath) -> Iterator[Finding]:
+    """Yield the values of an influence that a base of 4 or 8 bits rules out, each by itself."""
+    adapter, plain = influence.adapter, Lora(rank=1, alpha=1.0)
+    tried: list[tuple[KeyPath, Full | Lora | AdaLora, str]] = []
+    if adapter.kind == "full":
+        tried.append(((*place, "adapter", "kind"), Full(), "merge"))
+    elif adapter.kind == "adalora":
+        ranks = AdaLora(init_rank=2, target_rank=1, alpha=1.0)
+        tried.append(((*place, "adapter", "kind"), ranks, "stack"))
+    else:
+        for spot, text in texts(adapter.init, (*place, "adapter", "init")):
+            if text in ON_WEIGHTS:
+                tried.append((spot, plain.model_copy(update={"init": text}), "stack"))
+        if may_be_dora(adapter):
+            dora = plain.model_copy(update={"dora": True})
+            tried.append(((*place, "adapter", "dora"), dora, "stack"))
+        for spot, text in texts(influence.handoff, (*place, "handoff")):
+            tried.append((spot, plain, text))
+    for spot, decided, handoff in tried:
+        conflict = quantised_conflict(decided, handoff)
+        if conflict is not None:
+            yield Finding(spot, conflict)
 
 
 def _followers(spec: StudySpec, name: str) -> Iterator[str]:
@@ -235,12 +157,19 @@ def _followers(spec: StudySpec, name: str) -> Iterator[str]:
             yield other
 
 
-def _cannot_continue(adapter: FullSpec | LoraSpec, following: InfluenceSpec) -> str | None:
+def _cannot_continue(adapter: AnyAdapterSpec, following: InfluenceSpec) -> str | None:
     if following.adapter.kind == "full":
         return "that trains full weights"
+    if following.adapter.kind != adapter.kind:
+        return f"kind is {adapter.kind} here and {following.adapter.kind} there"
     for field in type(adapter).model_fields:
-        value, other = getattr(adapter, field), getattr(following.adapter, field)
-        if isinstance(value, Spec) or isinstance(other, Spec):
+        value, other = getattr(adapter, field), getattr(following.adapter, field, None)
+        parts = [
+            part
+            for one in (value, other)
+            for part in (one.values() if isinstance(one, dict) else [one])
+        ]
+        if any(isinstance(part, Spec) for part in parts):
             return f"{field} is to be searched"
         if value != other:
             return f"{field} is {value_text(value)} here and {value_text(other)} there"

@@ -51,7 +51,13 @@ class Speeds:
 
     def stage_seconds(self, stage: Stage) -> float:
         """Return the estimated seconds of training one stage."""
-        return stage.dose_tokens / self.tokens_per_second[_kind(stage)]
+        kind = _kind(stage)
+        # Nothing was measured for other methods and adapters; they are taken to be as fast as DPO and LoRA.
+        near = Kind(
+            "sft" if kind.method == "sft" else "dpo", "full" if kind.adapter == "full" else "lora"
+        )
+        speed = self.tokens_per_second.get(kind, self.tokens_per_second[near])
+        return stage.dose_tokens / speed
 
     def recipe_seconds(self, recipe: Recipe) -> float:
         """Return the estimated seconds of one trial, evaluation after each stage included."""
@@ -72,9 +78,9 @@ class Plan:
     speeds: Speeds
     """Behind all seconds."""
     tokens_per_trial: float
-    """Mean over sampled recipes."""
+    """Mean over sampled recipes; over their single stages where each trial adds one to what is stored."""
     seconds_per_trial: float
-    """Mean over sampled recipes."""
+    """As `tokens_per_trial`."""
     n_trials: int
     """Trials until the budget ends."""
     ends_by: str
@@ -103,8 +109,12 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
         sampled = [space.decode(space.sample(seed + draw)) for draw in range(n_sampled)]
     except ValueError as error:
         raise SpecError(f"study {spec.name}: draws recipes that are not legal: {error}") from error
-    tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in sampled)
-    seconds = fmean(speeds.recipe_seconds(recipe) for recipe in sampled)
+    priced = sampled
+    if spec.sampler.name == "stagewise" and spec.store.enabled:
+        # It proposes what is stored and one stage more.
+        priced = [Recipe(stages=(stage,)) for recipe in sampled for stage in recipe.stages]
+    tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in priced)
+    seconds = fmean(speeds.recipe_seconds(recipe) for recipe in priced)
     n_trials, ends_by = _affordable_trials(spec, tokens, seconds)
     return Plan(
         n_orders=space.rules.n_sequences(),
@@ -157,6 +167,8 @@ def _affordable_trials(spec: StudySpec, tokens: float, seconds: float) -> tuple[
         limits["trials"] = budget.trials
     if budget.train_tokens is not None:
         limits["train_tokens"] = budget.train_tokens / tokens
+    if budget.compute_seconds is not None:
+        limits["compute_seconds"] = budget.compute_seconds / seconds
     if budget.wall_seconds is not None:
         limits["wall_seconds"] = budget.wall_seconds * spec.compute.concurrent_trials / seconds
     first = min(limits, key=lambda name: limits[name])

@@ -8,12 +8,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from search.check_values import TRAINING_FORMATS, adapter_findings, base_config
+from search.check_adapters import adapter_findings
+from search.check_methods import stage_source_problem
+from search.check_values import base_config
 from search.errors import SpecError
 from search.folders import to_json
-from search.messages import suggest, value_text
 from search.spec import BaseSpec, Name, SourceSpec, StudySpec, TrainingSpec
 from search.yaml_file import dump_yaml, load_model, summary
+from spaces.adapter import quantised_conflict
 from spaces.recipe import Recipe, Stage
 from spaces.spec import Spec
 
@@ -24,21 +26,20 @@ _HEADER = """\
 """
 
 
-def _check_sources(stage: Stage, info: ValidationInfo) -> Stage:
-    """Refuse a mix of sources that the file does not have or the method does not read."""
+def _check_stage(stage: Stage, info: ValidationInfo) -> Stage:
+    """Refuse sources that the file does not have or the method does not read, and what the base cannot do."""
     sources: dict[str, SourceSpec] = info.data.get("sources", {})
     # Sources that are wrong themselves are not in the data, and are reported on their own.
-    for name in stage.mix if "sources" in info.data else ():
-        if name not in sources:
-            raise ValueError(
-                f"source {value_text(name)} of the mix is not among the sources; {suggest(name, sources)}"
-            )
-        wanted = TRAINING_FORMATS[stage.method]
-        if sources[name].format not in wanted:
-            raise ValueError(
-                f"source {name!r} of the mix has format {sources[name].format}, and {stage.method} "
-                f"reads {' or '.join(wanted)}; name another"
-            )
+    if "sources" in info.data:
+        formats: dict[str, str] = {name: source.format for name, source in sources.items()}
+        problem = stage_source_problem(stage, formats)
+        if problem is not None:
+            raise ValueError(problem)
+    base: BaseSpec | None = info.data.get("base")
+    if base is not None and base.bits is not None:
+        conflict = quantised_conflict(stage.adapter, stage.handoff)
+        if conflict is not None:
+            raise ValueError(conflict)
     return stage
 
 
@@ -55,7 +56,7 @@ class RecipeFile(Spec):
     """The study's seed."""
     threads: int = Field(default=1, gt=0)
     """torch threads; equal counts are needed for equal results on CPU."""
-    stages: tuple[Annotated[Stage, AfterValidator(_check_sources)], ...]
+    stages: tuple[Annotated[Stage, AfterValidator(_check_stage)], ...]
     """The stages, first to last."""
 
     @field_validator("stages")
@@ -103,7 +104,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
         root: Where relative paths of the study start.
         folder: Where the text will be written; paths are made relative to it.
     """
-    used = {name for stage in recipe.stages for name in stage.mix}
+    used = {name for stage in recipe.stages for name in stage.sources}
     file = RecipeFile(
         base=spec.base.model_copy(update={"path": _moved(spec.base.path, root, folder)}),
         sources={

@@ -4,6 +4,7 @@ messages            {"messages": [{"role", "content"}, ...]}, at least one of an
 prompt-completion   {"prompt", "completion"}, both text or both message lists
 preference          {"prompt", "chosen", "rejected"}, all text or all message lists; without a prompt,
                     chosen and rejected are whole conversations and share their beginning
+unpaired-preference {"prompt", "completion", "label"}, as prompt-completion, label true for a desirable answer
 prompt              {"prompt"}, text or message list, and whatever else an evaluator reads
 text                {"text"}
 """
@@ -22,6 +23,7 @@ FIELDS = {
     "messages": ("messages",),
     "prompt-completion": ("prompt", "completion"),
     "preference": ("chosen", "rejected"),
+    "unpaired-preference": ("prompt", "completion", "label"),
     "prompt": ("prompt",),
     "text": ("text",),
 }
@@ -59,9 +61,11 @@ def checked_row(value: object, row_format: str) -> Row:
         _check_prompt(row["prompt"])
         if not isinstance(row.get("kind", ""), str):
             raise RowError(f"kind: is {_kind(row['kind'])}; write text or leave it out")
-    elif row_format == "prompt-completion":
+    elif row_format in ("prompt-completion", "unpaired-preference"):
         _check_prompt(row["prompt"])
         _check_answer(row, "completion")
+        if row_format == "unpaired-preference" and not isinstance(row["label"], bool):
+            raise RowError(f"label: is {_kind(row['label'])}; write true or false")
     else:
         row = _preference(row)
     return row

@@ -7,49 +7,51 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spaces.influence import InfluenceSpec, SimplexSpec
-from spaces.mix import shares_from_unit
+from spaces.adapter_spec import adapter_data, adapter_values
+from spaces.influence import InfluenceSpec, RampSpec, TermSpec
+from spaces.loss import LOSS_SETTINGS
+from spaces.mix import mix_data, mix_values, shares_from_unit
+from spaces.mix_spec import AnyMix, SimplexSpec
 from spaces.params import Float, Parameter, ParamValue, as_parameter
 from spaces.recipe import Stage
 
 BASE_LABEL = "base"
 SEPARATOR = " > "
-DEFAULT_BETA = 0.1
-"""As in TRL and in Rafailov et al. 2023."""
 
-_ADAPTER = "adapter."
-_MIX = "mix."
+FieldValue = Parameter | ParamValue | AnyMix
+"""A parameter, a value, or a mix whose parts are parameters of their own."""
+
+_UNION_TAGS = ("full", "lora", "adalora")
 
 
-def influence_values(
-    prefix: str, spec: InfluenceSpec
-) -> dict[str, Parameter | ParamValue | SimplexSpec | dict[str, float]]:
+def influence_values(prefix: str, spec: InfluenceSpec) -> dict[str, FieldValue]:
     """Return every value of an influence by field, fixed or to be searched; parameters are named `<prefix>.<field>`.
 
-    A searched mix of n sources gives n - 1 parameters, `<prefix>.mix.<source>`, each in [0, 1].
+    A searched mix of n sources gives n - 1 parameters, `<prefix>.mix.<source>`, each in [0, 1]. What belongs to a term
+    of a joint influence is named `<prefix>.<term>.<field>`.
     """
-    values: dict[str, Parameter | ParamValue | SimplexSpec | dict[str, float]] = {
-        "method": spec.method
-    }
-    for field in type(spec.adapter).model_fields:
-        values[_ADAPTER + field] = as_parameter(f"{prefix}.{field}", getattr(spec.adapter, field))
+    values: dict[str, FieldValue] = {"method": spec.method}
+    for field, value in adapter_values(prefix, spec.adapter).items():
+        values[f"adapter.{field}"] = value
     for field in ("dose_tokens", "learning_rate", "handoff"):
         values[field] = as_parameter(f"{prefix}.{field}", getattr(spec, field))
-    if spec.method == "dpo":
-        values["beta"] = (
-            DEFAULT_BETA if spec.beta is None else as_parameter(f"{prefix}.beta", spec.beta)
-        )
-    values["mix"] = spec.mix
-    if isinstance(spec.mix, SimplexSpec):
-        for source in list(spec.mix.simplex)[:-1]:
-            values[_MIX + source] = Float(f"{prefix}.mix.{source}", 0.0, 1.0)
+    if spec.max_passes is not None:
+        values["max_passes"] = spec.max_passes
+    if spec.method != "joint":
+        return values | _loss_values(prefix, spec.method, spec)
+    values["arbitration"] = as_parameter(f"{prefix}.arbitration", spec.arbitration)
+    for loss, term in spec.terms.items():
+        for field, found in _term_values(f"{prefix}.{loss}", loss, term).items():
+            values[f"terms.{loss}.{field}"] = found
+    if spec.weights is not None:
+        values["weights"] = spec.weights
+        for name in list(spec.weights.simplex)[:-1]:
+            values[f"weights.{name}"] = Float(f"{prefix}.weights.{name}", 0.0, 1.0)
     return values
 
 
 def decode_stage(
-    influence: str,
-    values: Mapping[str, Parameter | ParamValue | SimplexSpec | dict[str, float]],
-    params: Mapping[str, ParamValue],
+    influence: str, values: Mapping[str, FieldValue], params: Mapping[str, ParamValue]
 ) -> Stage:
     """Return the stage that an influence and the params mean.
 
@@ -60,25 +62,70 @@ def decode_stage(
         field: params[value.name] if isinstance(value, Parameter) else value
         for field, value in values.items()
     }
-    mix = decided.pop("mix")
-    units = [decided.pop(field) for field in list(decided) if field.startswith(_MIX)]
-    if isinstance(mix, SimplexSpec):
-        mix = shares_from_unit(mix.simplex, units)
-    adapter = {
-        field.removeprefix(_ADAPTER): decided.pop(field)
-        for field in list(decided)
-        if field.startswith(_ADAPTER)
+    stage: dict[str, Any] = {
+        "influence": influence,
+        "adapter": adapter_data(_take(decided, "adapter")),
     }
-    for field in ("alpha", "dropout"):
-        if field in adapter:
-            adapter[field] = float(adapter[field])
+    weights = _weights(decided)
+    terms: dict[str, dict[str, Any]] = {}
+    for field, value in _take(decided, "terms").items():
+        name, _, rest = field.partition(".")
+        terms.setdefault(name, {})[rest] = value
+    if terms:
+        stage["terms"] = {name: _term_data(term, weights.get(name)) for name, term in terms.items()}
+    stage |= _mixed_data(decided)
     try:
-        return Stage.model_validate(
-            {"influence": influence, "adapter": adapter, "mix": dict(mix), **decided}
-        )
+        return Stage.model_validate(stage)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("full", "lora"))
+        place = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS)
         raise ValueError(
             f"influences.{influence}{'.' + place if place else ''}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
+
+
+def _loss_values(prefix: str, loss: str, holder: InfluenceSpec | TermSpec) -> dict[str, FieldValue]:
+    """Return the settings and the mix of one loss."""
+    values: dict[str, FieldValue] = {}
+    for name, default in LOSS_SETTINGS[loss].items():
+        given = getattr(holder, name)
+        values[name] = default if given is None else as_parameter(f"{prefix}.{name}", given)
+    return values | mix_values(prefix, holder.mix)
+
+
+def _term_values(prefix: str, loss: str, term: TermSpec) -> dict[str, FieldValue]:
+    values: dict[str, FieldValue] = {}
+    if isinstance(term.weight, RampSpec):
+        values["weight"] = as_parameter(f"{prefix}.weight.start", term.weight.start)
+        values["end_weight"] = as_parameter(f"{prefix}.weight.end", term.weight.end)
+    elif term.weight is not None:
+        values["weight"] = as_parameter(f"{prefix}.weight", term.weight)
+    return values | _loss_values(prefix, loss, term)
+
+
+def _term_data(fields: dict[str, Any], weight: float | None) -> dict[str, Any]:
+    data = _mixed_data(fields)
+    return data if weight is None else data | {"weight": weight}
+
+
+def _mixed_data(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what a Stage or a Term is validated from, given decided values by flat field name."""
+    parts = {name for name in fields if name == "mix" or name.startswith("mix.")}
+    data = {name: value for name, value in fields.items() if name not in parts}
+    return data | mix_data({name: fields[name] for name in parts})
+
+
+def _weights(decided: dict[str, Any]) -> dict[str, float]:
+    """Take the shared weights of all terms out of decided values; empty where each term has its own."""
+    units = _take(decided, "weights")
+    simplex = decided.pop("weights", None)
+    if not isinstance(simplex, SimplexSpec):
+        return {}
+    shares = shares_from_unit(simplex.simplex, [units[name] for name in list(simplex.simplex)[:-1]])
+    return {name: shares.get(name, 0.0) for name in simplex.simplex}
+
+
+def _take(decided: dict[str, Any], head: str) -> dict[str, Any]:
+    """Take the fields that begin with `head.` out of decided values, without it."""
+    found = [field for field in decided if field.startswith(f"{head}.")]
+    return {field.removeprefix(f"{head}."): decided.pop(field) for field in found}

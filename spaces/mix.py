@@ -3,8 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from spaces.influence import ShareRange
+from spaces.mix_spec import AnyMix, CurriculumSpec, ShareRange, SimplexSpec, TemperatureSpec
+from spaces.params import Float, Parameter, ParamValue, as_parameter
+
+
+def mix_values(prefix: str, mix: AnyMix) -> dict[str, Parameter | ParamValue | AnyMix]:
+    """Return a mix and what of it is to be searched, by flat field name; parameters are `<prefix>.<field>`.
+
+    The fields are `mix`, and `mix.<source>`, `mix.start.<source>`, `mix.end.<source>` or `mix.temperature`.
+    """
+    values: dict[str, Parameter | ParamValue | AnyMix] = {"mix": mix}
+    if isinstance(mix, CurriculumSpec):
+        for side, part in (("start", mix.start), ("end", mix.end)):
+            for source in _free(part):
+                values[f"mix.{side}.{source}"] = Float(f"{prefix}.mix.{side}.{source}", 0.0, 1.0)
+    elif isinstance(mix, TemperatureSpec):
+        values["mix.temperature"] = as_parameter(f"{prefix}.mix.temperature", mix.temperature)
+    else:
+        for source in _free(mix):
+            values[f"mix.{source}"] = Float(f"{prefix}.mix.{source}", 0.0, 1.0)
+    return values
+
+
+def mix_data(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `mix`, `end_mix` and `temperature` of a stage, as far as it has them.
+
+    Args:
+        fields: Decided values by the names of `mix_values`; empty for what draws no rows.
+    """
+    mix = fields.get("mix", {})
+    if isinstance(mix, CurriculumSpec):
+        return {
+            "mix": _shares(mix.start, "mix.start", fields),
+            "end_mix": _shares(mix.end, "mix.end", fields),
+        }
+    if isinstance(mix, TemperatureSpec):
+        equal = {source: 1.0 / len(mix.sources) for source in mix.sources}
+        return {"mix": equal, "temperature": float(fields["mix.temperature"])}
+    return {"mix": _shares(mix, "mix", fields)}
+
+
+def _free(mix: dict[str, float] | SimplexSpec) -> list[str]:
+    return list(mix.simplex)[:-1] if isinstance(mix, SimplexSpec) else []
+
+
+def _shares(
+    mix: dict[str, float] | SimplexSpec, place: str, fields: Mapping[str, Any]
+) -> dict[str, float]:
+    if not isinstance(mix, SimplexSpec):
+        return dict(mix)
+    return shares_from_unit(mix.simplex, [fields[f"{place}.{source}"] for source in _free(mix)])
 
 
 def shares_from_unit(bounds: Mapping[str, ShareRange], units: Sequence[float]) -> dict[str, float]:

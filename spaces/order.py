@@ -14,6 +14,7 @@ RESERVED_NAMES = {
     "base": "the untouched base",
     "order": "the parameter of that name",
     "n_stages": "the parameter of that name",
+    "split": "the parameters that influences share",
 }
 """Names that no influence may have, and what has them already."""
 

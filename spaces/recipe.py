@@ -9,58 +9,44 @@ import hashlib
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from spaces.spec import LAYERS_PATTERN, Spec
+from spaces.adapter import TARGET_MODULES as TARGET_MODULES
+from spaces.adapter import Adapter as Adapter
+from spaces.adapter import Full as Full
+from spaces.adapter import Lora as Lora
+from spaces.adapter import adapter_label, handoff_conflict
+from spaces.adapter import layer_range as layer_range
+from spaces.loss import (
+    SETTINGS,
+    Arbitration,
+    Grown,
+    LossName,
+    Term,
+    canonical_mix,
+    check_mix,
+    check_settings,
+    check_terms,
+    mix_sources,
+    mix_text,
+    weights_text,
+)
+from spaces.spec import Spec
 
-Method = Literal["sft", "dpo"]
+Method = Literal["sft", "dpo", "ipo", "orpo", "kto", "simpo", "joint"]
 Handoff = Literal["merge", "stack", "detach", "continue"]
 
-TARGET_MODULES = {
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
-"""Short names for groups of linear modules, as Llama-like models call them."""
 
-
-class Full(Spec):
-    """Train the weights themselves."""
-
-    kind: Literal["full"] = "full"
-    targets: str = "everything"
-    """`everything`, a group (`all`, `attention`, `mlp`) or module names joined by commas."""
-    layers: str = Field(default="all", pattern=LAYERS_PATTERN)
-    """`all`, layer numbers with both ends (`0-14`) or shares of the depth (`50%-100%`)."""
-
-
-class Lora(Spec):
-    """Train low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside frozen weights."""
-
-    kind: Literal["lora"] = "lora"
-    rank: int = Field(gt=0)
-    """Rank of the update."""
-    alpha: float = Field(gt=0)
-    """Scale: the update is multiplied by alpha / rank (alpha / sqrt(rank) with `rslora`)."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input while training."""
-    dora: bool = False
-    """Weight-decomposed LoRA (Liu et al. 2024, arXiv 2402.09353)."""
-    rslora: bool = False
-    """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
-    targets: str = "all"
-    """A group (`all`, `attention`, `mlp`) or module names joined by commas."""
-    layers: str = Field(default="all", pattern=LAYERS_PATTERN)
-    """`all`, layer numbers with both ends (`0-14`) or shares of the depth (`50%-100%`)."""
-
-
-Adapter = Annotated[Full | Lora, Field(discriminator="kind")]
-
-
-class Stage(Spec):
+class Stage(Grown):
     """One step of a recipe: method, adapter, mix and dose."""
+
+    came_later: ClassVar[tuple[str, ...]] = (
+        *("end_mix", "temperature", "max_passes"),
+        *("gamma", "desirable_weight", "undesirable_weight"),
+        *("terms", "arbitration"),
+    )
 
     influence: str
     """Name of the influence in study.yaml; for people, not part of the digest."""
@@ -68,28 +54,86 @@ class Stage(Spec):
     """What is optimised."""
     adapter: Adapter
     """Which weights move."""
-    mix: dict[str, float]
-    """Source name to share of the dose. Shares are positive and sum to 1."""
+    mix: dict[str, float] = Field(default={})
+    """Source name to share of the dose, at its start if it changes. Shares are positive and sum to 1; empty for
+    `joint`, whose terms have their own."""
+    end_mix: dict[str, float] | None = None
+    """Shares at the end of the dose; in between they move linearly with the tokens consumed. The rows of a smaller
+    dose are then no prefix of a larger one's."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Shares are multiplied by (tokens of the source) ** (1 / temperature) and made to sum to 1 again."""
+    max_passes: float | None = Field(default=None, gt=0)
+    """Most often that a source's tokens may be consumed; a stage that would need more is refused."""
     dose_tokens: int = Field(gt=0)
-    """Training tokens without padding; for pairs both answers count, each with its prompt."""
+    """Training tokens without padding; for pairs both answers count, each with its prompt; for `joint` the tokens of
+    all terms."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW."""
     beta: float | None = Field(default=None, gt=0)
-    """Strength of the pull to the reference; DPO only."""
+    """Strength of the pull to the reference (dpo, ipo, kto), weight of the odds ratio (orpo), scale of the reward
+    (simpo)."""
+    gamma: float | None = Field(default=None, ge=0)
+    """Margin of rewards that simpo asks for, in units of the scaled reward."""
+    desirable_weight: float | None = Field(default=None, ge=0)
+    """Weight of desirable answers (kto)."""
+    undesirable_weight: float | None = Field(default=None, ge=0)
+    """Weight of undesirable answers (kto)."""
+    terms: dict[LossName, Term] = Field(default={})
+    """Losses of a joint stage by name."""
+    arbitration: Arbitration = "sum"
+    """How gradients of a joint stage's losses become one: their weighted `sum`; `pcgrad`, which first takes out of
+    each what contradicts another (Yu et al. 2020, arXiv 2001.06782); `normalised`, each to the length of its weight."""
     handoff: Handoff = "merge"
     """What the next stage gets of this stage's adapter."""
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
-        if not self.mix or any(share <= 0 for share in self.mix.values()):
-            raise ValueError(f"mix shares must be positive, got {self.mix}")
-        if abs(sum(self.mix.values()) - 1.0) > 1e-6:
-            raise ValueError(f"mix shares sum to {sum(self.mix.values()):.6g}; make them sum to 1")
-        if (self.method == "dpo") != (self.beta is not None):
-            raise ValueError("beta belongs to dpo: give it there and only there")
-        if self.adapter.kind == "full" and self.handoff != "merge":
-            raise ValueError(f"handoff {self.handoff!r} needs an adapter; full weights only merge")
+        if (self.method == "joint") != bool(self.terms):
+            raise ValueError("terms belong to joint: give them there and only there")
+        if self.method == "joint":
+            if self.mix or self.end_mix is not None or self.temperature is not None:
+                raise ValueError("a joint stage has no mix of its own; give each of its terms one")
+            check_terms(self.terms)
+        elif self.arbitration != "sum":
+            raise ValueError(f"arbitration belongs to joint, and the method is {self.method}")
+        else:
+            check_mix(self)
+        check_settings(self.method, {name: getattr(self, name) for name in SETTINGS})
+        conflict = handoff_conflict(self.adapter, self.handoff)
+        if conflict is not None:
+            raise ValueError(conflict)
         return self
+
+    @property
+    def losses(self) -> dict[str, Term]:
+        """All that the stage optimises: the terms of a joint stage, or its one method with weight 1."""
+        if self.method == "joint":
+            return {str(name): term for name, term in self.terms.items()}
+        shared = ("mix", "end_mix", "temperature", *SETTINGS)
+        return {self.method: Term(weight=1.0, **{name: getattr(self, name) for name in shared})}
+
+    @property
+    def method_text(self) -> str:
+        """The method, with weights where it is `joint`, such as `joint 0.7 sft + 0.3 dpo`."""
+        if self.method != "joint":
+            return self.method
+        how = "" if self.arbitration == "sum" else f" ({self.arbitration})"
+        return f"joint {weights_text(self.terms)}{how}"
+
+    @property
+    def mix_text(self) -> str:
+        """The mix, by loss where the method is `joint`, such as `sft: chat 100%; dpo: pairs 100%`."""
+        if self.method != "joint":
+            return mix_text(self)
+        return "; ".join(
+            f"{name}: {mix_text(term)}" for name, term in self.terms.items() if term.mix
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of all sources that the stage may draw from, each once."""
+        names = (name for term in self.losses.values() for name in mix_sources(term))
+        return tuple(dict.fromkeys(names))
 
     def canonical(self, source_hashes: Mapping[str, str], with_dose: bool = True) -> str:
         """Return the stage as JSON with sorted keys: equal text means equal training.
@@ -97,14 +141,22 @@ class Stage(Spec):
         Args:
             source_hashes: Source name to content hash; stands in for the name, so that renaming changes nothing.
                 A source that is not in there keeps its name. Two sources of equal content stay two.
-            with_dose: False leaves `dose_tokens` and `handoff` out. Seeds derive from that form, so a smaller
-                dose of the same stage is a prefix of a larger one, step by step.
+            with_dose: False leaves `dose_tokens`, `max_passes` and `handoff` out. Seeds derive from that form, so a
+                smaller dose of the same stage is a prefix of a larger one, step by step, unless mix or weights change
+                over the dose.
         """
-        left_out = {"influence"} if with_dose else {"influence", "dose_tokens", "handoff"}
+        left_out = {"influence", "terms"}
+        if not with_dose:
+            left_out |= {"dose_tokens", "max_passes", "handoff"}
         data = self.model_dump(exclude=left_out)
-        data["mix"] = sorted(
-            [source_hashes.get(name, name), round(share, 6)] for name, share in self.mix.items()
-        )
+        data["mix"] = canonical_mix(self, source_hashes)
+        data.pop("end_mix", None)  # It is in the mix.
+        if self.terms:
+            data["terms"] = {
+                name: term.model_dump(exclude={"end_mix"})
+                | {"mix": canonical_mix(term, source_hashes)}
+                for name, term in self.terms.items()
+            }
         return json.dumps(data, sort_keys=True)
 
 
@@ -166,40 +218,13 @@ class Recipe(Spec):
         )
 
 
-def layer_range(layers: str, n_layers: int) -> range:
-    """Return the layer numbers that a `layers` text selects in a model of `n_layers` layers.
-
-    `0-14` counts both ends; `50%-100%` is the half-open share of the depth, rounded to whole layers.
-
-    Raises:
-        ValueError: The text selects no layer of such a model.
-    """
-    if layers == "all":
-        return range(n_layers)
-    low, high = layers.split("-")
-    if low.endswith("%"):
-        chosen = range(
-            round(int(low[:-1]) * n_layers / 100), round(int(high[:-1]) * n_layers / 100)
-        )
-    else:
-        chosen = range(int(low), int(high) + 1)
-    if not chosen or chosen.stop > n_layers:
-        raise ValueError(
-            f"layers {layers!r} select nothing or too much of a model with {n_layers} layers (0-{n_layers - 1})"
-        )
-    return chosen
-
-
-def target_modules(targets: str) -> tuple[str, ...]:
-    """Return the module names that a `targets` text means: a group's, or the names joined by commas."""
-    return TARGET_MODULES.get(targets) or tuple(name.strip() for name in targets.split(","))
-
-
 def _stage_label(stage: Stage) -> str:
     adapter = stage.adapter
-    weights = "full" if isinstance(adapter, Full) else f"lora r{adapter.rank}"
+    weights = adapter_label(adapter)
     where = "" if adapter.layers == "all" else f" L{adapter.layers}"
-    return f"{stage.influence}({stage.method} {weights}{where}, {stage.dose_tokens / 1000:.2g}k)"
+    return (
+        f"{stage.influence}({stage.method_text} {weights}{where}, {stage.dose_tokens / 1000:.2g}k)"
+    )
 
 
 def _sha256(text: str) -> str:

@@ -64,7 +64,7 @@ class Space:
     def parameters(self, sequence: Sequence[str] | None = None) -> list[Parameter]:
         """Return the values that may vary: of one sequence, or of all sequences together. Order left out."""
         found: dict[str, Parameter] = {}
-        for prefix, name in self._prefixes(sequence):
+        for prefix, name in self.positions(sequence):
             for value in influence_values(prefix, self.influences[name]).values():
                 if isinstance(value, Parameter):
                     found[value.name] = value
@@ -109,7 +109,7 @@ class Space:
         """
         stages = [
             decode_stage(name, influence_values(prefix, self.influences[name]), params)
-            for prefix, name in self._prefixes(self.sequence(params))
+            for prefix, name in self.positions(self.sequence(params))
         ]
         try:
             return Recipe(stages=tuple(stages))
@@ -167,6 +167,16 @@ class Space:
             params[name] = matched
         return params
 
+    def positions(self, sequence: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+        """Yield (prefix of parameter names, influence) for each position of a sequence; None: of all that may be."""
+        if sequence is None:
+            positions = range(1, self.rules.max_stages + 1)
+            pairs = [(position, name) for position in positions for name in self.influences]
+        else:
+            pairs = list(enumerate(sequence, 1))
+        for position, name in pairs:
+            yield (f"{name}@{position}" if self.per_position else name), name
+
     def _encode_order(self, order: tuple[str, ...]) -> Params:
         if self.encoding == "sequence":
             return {"order": SEPARATOR.join(order) or BASE_LABEL}
@@ -179,16 +189,6 @@ class Space:
             copy = order[:position].count(name) + 1
             params[_key_name(name, copy)] = 1.0 - position / (len(order) + 1)
         return {"n_stages": len(order), **params}
-
-    def _prefixes(self, sequence: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-        """Yield (prefix of parameter names, influence) for each position, or for all that is possible."""
-        if sequence is None:
-            positions = range(1, self.rules.max_stages + 1)
-            pairs = [(position, name) for position in positions for name in self.influences]
-        else:
-            pairs = list(enumerate(sequence, 1))
-        for position, name in pairs:
-            yield (f"{name}@{position}" if self.per_position else name), name
 
 
 def _key_name(influence: str, copy: int) -> str:

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-LAYERS_PATTERN = r"^(all|\d+-\d+|\d{1,3}%-\d{1,3}%)$"
-
 
 class Spec(BaseModel):
     """Base of all specs: frozen, strict, and unknown keys are errors."""

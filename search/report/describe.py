@@ -11,8 +11,17 @@ from search.report.numbers import count_text, duration_text, number_text, tokens
 from search.report.study_file import launches
 from search.report.view import StudyView, total_seconds
 from search.spec import BudgetSpec
-from spaces.influence import InfluenceSpec, ShareRange, SimplexSpec
-from spaces.recipe import Full, Lora
+from spaces.adapter import AdaLora, Full, Lora
+from spaces.adapter_spec import SplitSpec
+from spaces.influence import (
+    CurriculumSpec,
+    InfluenceSpec,
+    RampSpec,
+    ShareRange,
+    SimplexSpec,
+    TemperatureSpec,
+)
+from spaces.mix_spec import AnyMix
 
 INTERVAL_NOTE = (
     "Intervals are ±1.96 standard errors over items. They do not include the spread between seeds and do not "
@@ -41,12 +50,14 @@ def trials_sentence(view: StudyView) -> str:
     """Return how many trials there are, by state."""
     n_by_state = {
         state: sum(trial.state == state for trial in view.trials)
-        for state in ("COMPLETE", "FAIL", "RUNNING")
+        for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
     }
     parts = [f"{n_by_state['COMPLETE']:,} complete"]
     n_infeasible = n_by_state["COMPLETE"] - len(view.feasible)
     if n_infeasible:
         parts[0] += f" ({n_infeasible:,} of them infeasible)"
+    if n_by_state["PRUNED"]:
+        parts.append(f"{n_by_state['PRUNED']:,} stopped early")
     if n_by_state["FAIL"]:
         parts.append(f"{n_by_state['FAIL']:,} failed")
     if n_by_state["RUNNING"]:
@@ -98,7 +109,11 @@ def budget_rows(view: StudyView) -> list[tuple[str, str, str]]:
             tokens_text(n_tokens),
             tokens_text(budget.train_tokens) if budget.train_tokens else "",
         ),
-        ("compute in trials", duration_text(compute), ""),
+        (
+            "compute in trials",
+            duration_text(compute),
+            duration_text(budget.compute_seconds) if budget.compute_seconds else "",
+        ),
     ]
     n_asked = sum(stage.trained_tokens for trial in view.trials for stage in trial.stages)
     if n_asked > n_tokens > 0:
@@ -202,19 +217,20 @@ def influence_rows(view: StudyView) -> list[dict[str, str]]:
 def _influence_row(influence_name: str, influence: InfluenceSpec) -> dict[str, str]:
     adapter = influence.adapter
     settings = ", ".join(
-        f"{name} {value_text(getattr(adapter, name))}"
+        f"{name.replace('_', ' ')} {value_text(getattr(adapter, name))}"
         for name, field in type(adapter).model_fields.items()
-        if name in ("rank", "alpha")
+        if name in ("rank", "init_rank", "target_rank", "alpha")
         or (name not in ("kind", "targets", "layers") and getattr(adapter, name) != field.default)
     )
-    mix = influence.mix
-    shares = mix.simplex if isinstance(mix, SimplexSpec) else mix
     return {
         "influence": influence_name,
-        "method": influence.method,
+        "method": _method_text(influence),
         "adapter": f"{adapter.kind} {settings}".strip(),
         "where": f"{value_text(adapter.targets)}, layers {value_text(adapter.layers)}",
-        "mix": ", ".join(f"{source} {value_text(share)}" for source, share in shares.items()),
+        "mix": "; ".join(
+            mix_spec_text(mix) if influence.method != "joint" else f"{loss}: {mix_spec_text(mix)}"
+            for loss, mix in influence.mixes.values()
+        ),
         "dose (tokens)": value_text(influence.dose_tokens),
         "learning rate": value_text(influence.learning_rate),
         "beta": value_text(influence.beta) if influence.beta is not None else "",
@@ -222,20 +238,57 @@ def _influence_row(influence_name: str, influence: InfluenceSpec) -> dict[str, s
     }
 
 
-def adapter_text(adapter: Full | Lora) -> str:
+def _method_text(influence: InfluenceSpec) -> str:
+    """Return the method of study.yaml with what it is told apart from beta, and of `joint` the weights."""
+    if influence.method != "joint":
+        told = [
+            f"{name.replace('_', ' ')} {value_text(getattr(influence, name))}"
+            for name in ("gamma", "desirable_weight", "undesirable_weight", "max_passes")
+            if getattr(influence, name) is not None
+        ]
+        return ", ".join([influence.method, *told])
+    shares = influence.weights.simplex if influence.weights is not None else {}
+    weights = [
+        f"{name} {value_text(shares.get(name, term.weight))}"
+        for name, term in influence.terms.items()
+    ]
+    how = "" if influence.arbitration == "sum" else f" ({value_text(influence.arbitration)})"
+    return f"joint {' + '.join(weights)}{how}"
+
+
+def mix_spec_text(mix: AnyMix) -> str:
+    """Return a mix of study.yaml in one line."""
+    if isinstance(mix, CurriculumSpec):
+        return f"from {mix_spec_text(mix.start)} to {mix_spec_text(mix.end)}"
+    if isinstance(mix, TemperatureSpec):
+        return f"{', '.join(mix.sources)} by size, temperature {value_text(mix.temperature)}"
+    shares = mix.simplex if isinstance(mix, SimplexSpec) else mix
+    return ", ".join(f"{source} {value_text(share)}" for source, share in shares.items())
+
+
+def adapter_text(adapter: Full | Lora | AdaLora) -> str:
     """Return an adapter's kind and the settings that are not the defaults, such as `lora rank 8, alpha 16`."""
     settings = adapter.model_dump(exclude={"kind", "targets", "layers"}, exclude_defaults=True)
-    parts = [name if value is True else f"{name} {value:g}" for name, value in settings.items()]
+    parts = [
+        name if value is True else f"{name.replace('_', ' ')} {value_text(value)}"
+        for name, value in settings.items()
+    ]
     return f"{adapter.kind} {', '.join(parts)}".strip()
 
 
-def where_text(adapter: Full | Lora) -> str:
+def where_text(adapter: Full | Lora | AdaLora) -> str:
     """Return which modules of which layers an adapter trains."""
     return f"{adapter.targets}, layers {adapter.layers}"
 
 
 def value_text(value: Any) -> str:
     """Return a value of study.yaml: fixed, a range (`4 to 32, log`) or a choice (`one of 4, 8`)."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items())
+    if isinstance(value, RampSpec):
+        return f"from {value_text(value.start)} to {value_text(value.end)}"
+    if isinstance(value, SplitSpec):
+        return f"{value.side} {value_text(value.point)} of the depth"
     if isinstance(value, ShareRange):
         return f"{value.low:g} to {value.high:g}"
     if isinstance(value, BaseModel):

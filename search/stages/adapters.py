@@ -3,35 +3,66 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.mapping import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 
 from search.errors import StageError
 from search.stages.places import canonical_name, lora_modules, n_layers
-from spaces.recipe import Lora, layer_range, target_modules
+from spaces.adapter import Lora, LowRank, by_module
+from spaces.place import layer_numbers, target_modules
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The update of one module: scale * B A."""
+
+    a: Tensor
+    """Shape (rank, n_in)."""
+    b: Tensor
+    """Shape (n_out, rank)."""
+    scale: float
+    """As PEFT's `scaling`."""
 
 
 def lora_config(model: Any, settings: Lora) -> LoraConfig:
-    """Return PEFT's configuration of an adapter."""
+    """Return PEFT's configuration of an adapter as its settings say."""
     layers = None
     if settings.layers != "all":
-        layers = list(layer_range(settings.layers, n_layers(model)))
+        layers = list(layer_numbers(settings.layers, n_layers(model)))
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         use_dora=settings.dora,
         use_rslora=settings.rslora,
+        init_lora_weights="gaussian" if settings.init == "gaussian" else True,
+        rank_pattern=_present(model, settings, by_module(settings.ranks)),
+        alpha_pattern=_present(model, settings, by_module(settings.alphas)),
+        exclude_modules=list(target_modules(settings.exclude)) if settings.exclude else None,
         target_modules=list(target_modules(settings.targets)),
         layers_to_transform=layers,
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def stacked_config(model: Any, name: str, settings: LowRank) -> LoraConfig:
+    """Return PEFT's configuration of an adapter as it lies on the model, for a file that PEFT reads."""
+    if isinstance(settings, Lora) and settings.init in ("default", "gaussian"):
+        return lora_config(model, settings)
+    ranks, alphas = {}, {}
+    for path, layer in lora_layers(model):
+        if name in layer.lora_A:
+            ranks[path] = layer.r[name]
+            alphas[path] = layer.scaling[name] * layer.r[name]
+    return _plain_config(ranks, alphas)
 
 
 def add_adapter(model: Any, name: str, settings: Lora) -> None:
@@ -42,13 +73,34 @@ def add_adapter(model: Any, name: str, settings: Lora) -> None:
     Raises:
         StageError: Targets or layers are not in this model, or a target shares its weight with another module.
     """
-    _check_untied(model, lora_modules(model, settings))
-    with warnings.catch_warnings():
-        # PEFT warns of a second adapter in the same model; here that is what stacking means.
-        warnings.simplefilter("ignore", UserWarning)
-        inject_adapter_in_model(lora_config(model, settings), model, adapter_name=name)
-    for parameter in adapter_parameters(model, name).values():
-        parameter.data = parameter.data.float()
+    modules = lora_modules(model, settings)
+    check_untied(model, modules)
+    for field in ("ranks", "alphas"):
+        for module in getattr(settings, field):
+            if not any(by_name in by_module({module: 1}) for by_name in _short_names(modules)):
+                raise StageError(
+                    f"{field}: the adapter has no module {module!r}; it has "
+                    f"{', '.join(sorted({path.rsplit('.', 1)[-1] for path in modules}))}"
+                )
+    _inject(model, name, lora_config(model, settings))
+
+
+def add_factors(model: Any, name: str, factors: Mapping[str, Factors]) -> None:
+    """Inject a plain LoRA adapter with the given weights.
+
+    Args:
+        model: The model; other adapters may lie on it.
+        name: Of the adapter.
+        factors: Canonical name of a module to its update; ranks may differ.
+    """
+    ranks = {path: own.a.shape[0] for path, own in factors.items()}
+    alphas = {path: own.scale * own.a.shape[0] for path, own in factors.items()}
+    _inject(model, name, _plain_config(ranks, alphas))
+    for path, layer in lora_layers(model):
+        own = factors.get(canonical_name(path))
+        if own is not None and name in layer.lora_A:
+            layer.lora_A[name].weight.data.copy_(own.a)
+            layer.lora_B[name].weight.data.copy_(own.b)
 
 
 def lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
@@ -59,9 +111,20 @@ def lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def adapter_parameters(model: Any, name: str) -> dict[str, torch.nn.Parameter]:
-    """Return an adapter's parameters by their names in the model."""
+    """Return an adapter's trainable parameters by their names in the model."""
     return {
-        path: parameter for path, parameter in model.named_parameters() if name in path.split(".")
+        path: parameter
+        for path, parameter in model.named_parameters()
+        if ".lora_" in path and name in path.split(".")
+    }
+
+
+def adapter_ranks(model: Any, name: str) -> dict[str, int]:
+    """Return the rank of an adapter in each module, by canonical name, while it lies on the model."""
+    return {
+        canonical_name(path): int(layer.r[name])
+        for path, layer in lora_layers(model)
+        if name in layer.lora_A
     }
 
 
@@ -93,7 +156,8 @@ def merged_names(model: Any, name: str) -> list[str]:
 def remove_adapters(model: Any, names: Iterable[str]) -> None:
     """Take adapters out; layers without any become what they were before injection."""
     gone = set(names)
-    for path, layer in list(lora_layers(model)):
+    # Inner layers first: where one lies in another, the outer one takes over what the inner one becomes.
+    for path, layer in reversed(list(lora_layers(model))):
         for name in gone:
             layer.set_adapter([kept for kept in layer.active_adapters if kept != name], True)
             layer.delete_adapter(name)
@@ -104,22 +168,6 @@ def remove_adapters(model: Any, names: Iterable[str]) -> None:
         del model.peft_config
 
 
-def dora_conflict(settings: Lora | None, stacked: Iterable[Lora]) -> str | None:
-    """Return why a stage cannot train beside stacked adapters; None if it can.
-
-    DoRA rescales the weights it lies on together with what else lies there, so its effect is not the sum of parts that
-    handoffs rely on.
-    """
-    others = list(stacked)
-    if settings is None or not others:
-        return None
-    if settings.dora:
-        return "a DoRA stage cannot train on stacked adapters; hand them off with merge"
-    if any(other.dora for other in others):
-        return "a LoRA stage cannot train on a stacked DoRA adapter; hand it off with merge"
-    return None
-
-
 def adapter_names(model: Any) -> list[str]:
     """Return the names of all adapters in a model."""
     return sorted(
@@ -127,7 +175,21 @@ def adapter_names(model: Any) -> list[str]:
     )
 
 
-def _check_untied(model: Any, modules: dict[str, Any]) -> None:
+def rate_ratios(model: Any, name: str, settings: LowRank) -> dict[int, float]:
+    """Return the id of each parameter of an adapter that learns faster or slower, and its multiple of the rate.
+
+    Only LoRA+ has some: B learns `lr_ratio` times as fast as A (Hayou et al. 2024, arXiv 2402.12354).
+    """
+    if not isinstance(settings, Lora) or settings.lr_ratio == 1.0:
+        return {}
+    return {
+        id(parameter): settings.lr_ratio
+        for path, parameter in adapter_parameters(model, name).items()
+        if ".lora_B." in path
+    }
+
+
+def check_untied(model: Any, modules: Mapping[str, Any]) -> None:
     """Refuse what cannot be merged: an update of one module would also change the one that shares its weight."""
     if not model.config.get_text_config().tie_word_embeddings:
         return
@@ -138,3 +200,42 @@ def _check_untied(model: Any, modules: dict[str, Any]) -> None:
                 f"targets: {name} shares its weight with another module of this model, so LoRA on it "
                 "cannot be merged; leave it out, or train it with a full adapter"
             )
+
+
+def _inject(model: Any, name: str, config: LoraConfig) -> None:
+    with warnings.catch_warnings():
+        # PEFT warns of a second adapter in the same model; here that is what stacking means.
+        warnings.simplefilter("ignore", UserWarning)
+        inject_adapter_in_model(config, model, adapter_name=name)
+    for parameter in adapter_parameters(model, name).values():
+        parameter.data = parameter.data.float()
+
+
+def _plain_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
+    paths = {canonical_name(path): rank for path, rank in ranks.items()}
+    return LoraConfig(
+        r=max(paths.values()),
+        lora_alpha=max(paths.values()),
+        rank_pattern=paths,
+        alpha_pattern={canonical_name(path): alpha for path, alpha in alphas.items()},
+        target_modules=list(paths),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _present(model: Any, settings: Lora, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the modules that the adapter does not have, of which PEFT would warn."""
+    if not values:
+        return {}
+    names = _short_names(lora_modules(model, settings))
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _short_names(modules: Mapping[str, Any]) -> set[str]:
+    """Return every name that may mean one of the modules: each end of its path."""
+    ends: set[str] = set()
+    for path in modules:
+        parts = path.split(".")
+        ends.update(".".join(parts[at:]) for at in range(len(parts)))
+    return ends

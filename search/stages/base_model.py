@@ -22,6 +22,7 @@ from search.spec import BaseSpec
 from search.stages.adapters import adapter_names, remove_adapters
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name, n_layers
+from search.stages.quantised import quantisation
 from search.stages.weights import content_hash, converted_gguf, tokenizer_hash
 
 
@@ -76,6 +77,10 @@ class ResidentBase:
         """
         torch.set_num_threads(threads)
         files = resolve_base(spec, root)
+        bits = spec.bits
+        quantised: dict[str, Any] = {}
+        if bits is not None:
+            quantised = {"quantization_config": quantisation(bits, device), "device_map": device}
         try:
             folder, revision = _location(files)
             model = AutoModelForCausalLM.from_pretrained(
@@ -84,6 +89,7 @@ class ResidentBase:
                 dtype=getattr(torch, spec.dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
+                **quantised,
             )
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, revision=revision, trust_remote_code=False
@@ -94,12 +100,16 @@ class ResidentBase:
                 f"base: {files.location} cannot be loaded ({reason}); "
                 "it must hold a causal language model as safetensors, with its tokenizer"
             ) from error
-        model.to(device)
+        if bits is None:
+            # Quantised weights are on their device already and refuse to be moved.
+            model.to(device)
         model.eval()
         if files.kind == "hub" and files.gguf_file is None:
             weights_hash = f"{files.hub}@{model.config._commit_hash}"
         else:
             weights_hash = content_hash(Path(folder))
+        if bits is not None:
+            weights_hash += f":{bits}bit"
         return cls(model, tokenizer, device, precision, folder, weights_hash)
 
     @property
@@ -127,7 +137,7 @@ class ResidentBase:
             vars(holder).clear()
             vars(holder).update(attributes)
         for parameter in parameters.values():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.is_floating_point())
             parameter.grad = None
         model.eval()
         return ModelRef(
@@ -150,6 +160,10 @@ class ResidentBase:
             if name not in self._originals:
                 self._originals[name] = parameters[name].detach().clone()
             self._changed.add(name)
+
+    def is_changed(self, name: str) -> bool:
+        """Tell whether the recipe so far has changed a parameter, by canonical name."""
+        return name in self._changed
 
     def original(self, name: str) -> Tensor:
         """Return a parameter that some recipe has changed, as it is in the base; on its device, not to be changed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trl.trainer.dpo_trainer
 from datasets import Dataset
@@ -18,15 +18,17 @@ from search.stages.trainer import (
     Batch,
     Setting,
     StageTrainer,
+    Trained,
     parts,
-    release,
+    train_built,
     trainer_arguments,
-    untouched,
 )
+from spaces.loss import Term
 from spaces.recipe import Stage
 
 FORMATS = ("preference",)
 """Formats of sources this method trains on."""
+Built = TypeVar("Built", bound="StageDpo")
 
 
 class StageDpo(StageTrainer, DPOTrainer):  # type: ignore[misc]
@@ -61,36 +63,36 @@ class StageDpo(StageTrainer, DPOTrainer):  # type: ignore[misc]
         return self.compute_ref_log_probs(self.stage_model, inputs)
 
 
-def train(setting: Setting, stage: Stage) -> list[float]:
-    """Train the model in place and return the loss of each optimizer step, in nats; the first is log 2.
+def train(setting: Setting, stage: Stage) -> Trained:
+    """Train the model in place; losses are in nats, and the first is log 2.
 
     Raises:
         StageError: The loss is not finite, or memory runs out with a single pair.
     """
-    with untouched(setting.ref.model):
-        trainer = build(setting, stage)
-        try:
-            trainer.add_reference()
-            trainer.train()
-        finally:
-            release(trainer)
-    return trainer.losses
+    return train_built(setting, lambda: build(setting, stage))
 
 
-def build(setting: Setting, stage: Stage) -> StageDpo:
+def build(setting: Setting, stage: Stage | Term) -> StageDpo:
     """Return a trainer; call inside `untouched`, and `release` it."""
+    return build_pairs(StageDpo, setting, stage, loss_type=["sigmoid"])
+
+
+def build_pairs(
+    trainer_class: type[Built], setting: Setting, stage: Stage | Term, **more: object
+) -> Built:
+    """Return a trainer on pairs with TRL's DPOConfig: `more` goes there."""
     sample = Dataset.from_dict({"prompt_ids": [[0]], "chosen_ids": [[0]], "rejected_ids": [[0]]})
     arguments = trainer_arguments(
         DPOConfig,
         setting,
         beta=stage.beta,
-        loss_type=["sigmoid"],
         precompute_ref_log_probs=True,
-        # An adapter's dropout stays as the stage says; the layers' own is switched off in `training_step`.
+        # An adapter's dropout stays as the stage says; the layers' own is switched off in `accumulate`.
         disable_dropout=False,
+        **more,
     )
-    with _no_model_hash():
-        trainer = StageDpo(
+    with no_model_hash(trl.trainer.dpo_trainer):
+        trainer = trainer_class(
             model=setting.ref.model,
             args=arguments,
             train_dataset=sample,
@@ -102,9 +104,8 @@ def build(setting: Setting, stage: Stage) -> StageDpo:
 
 
 @contextmanager
-def _no_model_hash() -> Iterator[None]:
-    """Keep TRL from hashing all weights: the hash names a cache that stages do not use."""
-    module: Any = trl.trainer.dpo_trainer
+def no_model_hash(module: Any) -> Iterator[None]:
+    """Keep a module of TRL from hashing all weights: the hash names a cache that stages do not use."""
     original = getattr(module, "hash_module", None)
     if original is not None:
         module.hash_module = lambda model: ""

@@ -34,7 +34,7 @@ def install_head(model: Any) -> None:
     ) -> Any:
         if not fused_lm_head or labels is None:
             return forward(self, *args, labels=labels, **inputs)
-        return _scores(self, forward, labels, **inputs)
+        return _scores(self, labels, **inputs)
 
     model.forward = MethodType(scored, model)
 
@@ -53,9 +53,15 @@ def _choose_attention(model: Any, labels_BT: Tensor) -> None:
         config._attn_implementation = wanted
 
 
-def _scores(model: Any, forward: Any, labels_BT: Tensor, **inputs: Any) -> FusedCausalLMOutput:
-    targets_BT = labels_BT[:, 1:]
-    is_scored_BT = targets_BT != IGNORED
+def scored_logits(model: Any, labels_BT: Tensor, **inputs: Any) -> Tensor:
+    """Return the logits of the scored positions alone, shape (N, V), N tokens in row order.
+
+    Args:
+        model: A causal language model; a replaced `forward` is passed by.
+        labels_BT: Token ids, `IGNORED` where nothing is scored; the first of each row never is.
+        inputs: What the model takes beside labels, `input_ids` at least.
+    """
+    is_scored_BT = labels_BT[:, 1:] != IGNORED
     # Rows are padded on the right, where causal attention never looks, so the mask would only cost time.
     inputs.pop("attention_mask", None)
     _choose_attention(model, labels_BT)
@@ -63,9 +69,16 @@ def _scores(model: Any, forward: Any, labels_BT: Tensor, **inputs: Any) -> Fused
         lambda _, args: (args[0][:, :-1][is_scored_BT],)
     )
     try:
-        logits_NV = forward(model, **inputs).logits
+        logits_NV: Tensor = type(model).forward(model, **inputs).logits
     finally:
         hook.remove()
+    return logits_NV
+
+
+def _scores(model: Any, labels_BT: Tensor, **inputs: Any) -> FusedCausalLMOutput:
+    targets_BT = labels_BT[:, 1:]
+    is_scored_BT = targets_BT != IGNORED
+    logits_NV = scored_logits(model, labels_BT, **inputs)
     logp_N = -F.cross_entropy(logits_NV.float(), targets_BT[is_scored_BT], reduction="none")
     logp_BT = logp_N.new_zeros(targets_BT.shape).masked_scatter(is_scored_BT, logp_N)
     # TRL keeps statistics of these three for its log, which stages do not write.

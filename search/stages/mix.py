@@ -1,22 +1,27 @@
 """Which rows a stage trains on, in which order, and where it stops. Pure functions; no torch.
 
 The order of rows depends on the content of the sources, the mix and the seed alone, as digests promise: names decide
-nothing. The dose says only where to stop, so the rows of a smaller dose are the first rows of a larger one.
+nothing. The dose says only where to stop, so the rows of a smaller dose are the first rows of a larger one. That does
+not hold where a mix or a weight moves over the dose: what a step draws then depends on how much of the dose is done.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from spaces.loss import Term, mix_sources
 
 RowId = tuple[str, int]
 """Source name and row number."""
+TokenCounts = Mapping[str, Sequence[int]]
+"""Source name to training tokens of each of its rows, all positive."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """The rows of one stage in training order."""
+    """The rows of one stage with one loss, in training order."""
 
     batches: tuple[tuple[RowId, ...], ...]
     """One tuple of rows per optimizer step, all of the same length."""
@@ -33,50 +38,130 @@ class RowPlan:
         return sum(len(batch) for batch in self.batches)
 
 
+@dataclass(frozen=True)
+class PlannedStep:
+    """One optimizer step: what each loss draws, and its weight."""
+
+    rows: dict[str, tuple[RowId, ...]]
+    """Rows by loss; losses without weight, and those that draw none, are not here."""
+    weights: dict[str, float]
+    """Weights above 0 by loss."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The steps of one stage in training order."""
+
+    steps: tuple[PlannedStep, ...]
+    """At least one."""
+    n_tokens: int
+    """Training tokens of all rows of all losses."""
+    tokens_by_source: dict[str, int]
+    """Training tokens per source; 0 for one whose turn never came."""
+    passes_by_source: dict[str, float]
+    """Training tokens per source divided by the tokens the source holds."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows consumed, repeated ones counted each time."""
+        return sum(len(rows) for step in self.steps for rows in step.rows.values())
+
+
 def plan_rows(
-    n_tokens_by_source: Mapping[str, Sequence[int]],
+    n_tokens_by_source: TokenCounts,
     mix: Mapping[str, float],
     seed: int,
     dose_tokens: int,
     rows_per_step: int,
     source_hashes: Mapping[str, str],
 ) -> RowPlan:
-    """Return the rows that a dose buys: whole optimizer steps, at least one, ending nearest to the dose.
-
-    Each draw takes the source whose tokens so far fall shortest of its share; each pass over a source has its own
-    order. Of two ends equally near to the dose, the smaller is taken.
-
-    Args:
-        n_tokens_by_source: Source name to training tokens of each of its rows, all positive.
-        mix: Source name to share of the tokens.
-        seed: Of the order of rows.
-        dose_tokens: Training tokens asked for.
-        rows_per_step: Rows of one optimizer step.
-        source_hashes: Source name to content hash, which stands in for the name wherever one decides.
+    """Return the rows that a dose buys for one loss with a constant mix; see `plan_stage`.
 
     Raises:
         ValueError: A source of the mix has no rows.
     """
-    draws = draw_rows(n_tokens_by_source, mix, seed, source_hashes)
-    batches: list[tuple[RowId, ...]] = []
-    n_tokens = 0
-    while n_tokens < dose_tokens:
-        batch = tuple(next(draws) for _ in range(rows_per_step))
-        n_batch = sum(n_tokens_by_source[name][row] for name, row in batch)
-        if batches and dose_tokens - n_tokens <= n_tokens + n_batch - dose_tokens:
+    losses = {"loss": Term(weight=1.0, mix=dict(mix))}
+    plan = plan_stage(
+        losses, {"loss": n_tokens_by_source}, seed, dose_tokens, rows_per_step, source_hashes
+    )
+    return RowPlan(
+        tuple(step.rows["loss"] for step in plan.steps),
+        plan.n_tokens,
+        plan.tokens_by_source,
+        plan.passes_by_source,
+    )
+
+
+def plan_stage(
+    losses: Mapping[str, Term],
+    n_tokens: Mapping[str, TokenCounts],
+    seed: int,
+    dose_tokens: int,
+    rows_per_step: int,
+    source_hashes: Mapping[str, str],
+) -> StagePlan:
+    """Return the steps that a dose buys: whole optimizer steps, at least one, ending nearest to the dose.
+
+    In each step, each loss that has a weight then draws `rows_per_step` rows. Each draw takes the source whose tokens
+    so far fall shortest of its share; each pass over a source has its own order. Weights and shares that move are
+    those at the beginning of a step. Of two ends equally near to the dose, the smaller is taken.
+
+    Args:
+        losses: Loss to weight and mix; those that are never active may be left out of `n_tokens`.
+        n_tokens: Loss to the token counts of its sources; a loss without any draws nothing.
+        seed: Of the order of rows.
+        dose_tokens: Training tokens asked for, of all losses together.
+        rows_per_step: Rows of each loss in one optimizer step.
+        source_hashes: Source name to content hash, which stands in for the name wherever one decides.
+
+    Raises:
+        ValueError: A source of a mix has no rows.
+    """
+    taken = {name: 0 for counts in n_tokens.values() for name in counts}
+    total = 0
+
+    def progress() -> float:
+        return total / dose_tokens
+
+    draws = {
+        loss: _draws(counts, losses[loss], seed, source_hashes, progress)
+        for loss, counts in n_tokens.items()
+    }
+    steps: list[PlannedStep] = []
+    while total < dose_tokens:
+        weights = {loss: term.weight_at(progress()) for loss, term in losses.items()}
+        weights = {loss: weight for loss, weight in weights.items() if weight > 0}
+        rows = {
+            loss: tuple(next(draws[loss]) for _ in range(rows_per_step))
+            for loss in weights
+            if loss in draws
+        }
+        n_step = sum(n_tokens[loss][name][at] for loss in rows for name, at in rows[loss])
+        if steps and dose_tokens - total <= total + n_step - dose_tokens:
             break
-        batches.append(batch)
-        n_tokens += n_batch
-    taken = dict.fromkeys(mix, 0)
-    for batch in batches:
-        for name, row in batch:
-            taken[name] += n_tokens_by_source[name][row]
-    passes = {name: taken[name] / sum(n_tokens_by_source[name]) for name in mix}
-    return RowPlan(tuple(batches), n_tokens, taken, passes)
+        steps.append(PlannedStep(rows, weights))
+        total += n_step
+        for loss, batch in rows.items():
+            for name, at in batch:
+                taken[name] += n_tokens[loss][name][at]
+    held = {name: sum(counts[name]) for counts in n_tokens.values() for name in counts}
+    passes = {name: taken[name] / held[name] for name in taken}
+    return StagePlan(tuple(steps), total, taken, passes)
+
+
+def passes_conflict(plan: StagePlan, dose_tokens: int, max_passes: float | None) -> str | None:
+    """Return why a plan consumes a source too often; None if it does not."""
+    for name, passes in plan.passes_by_source.items():
+        if max_passes is not None and passes > max_passes:
+            return (
+                f"a dose of {dose_tokens} tokens takes {passes:.3g} passes over source {name!r}, more than max_passes "
+                f"{max_passes:g}; lower the dose or the source's share, or add rows"
+            )
+    return None
 
 
 def draw_rows(
-    n_tokens_by_source: Mapping[str, Sequence[int]],
+    n_tokens_by_source: TokenCounts,
     mix: Mapping[str, float],
     seed: int,
     source_hashes: Mapping[str, str],
@@ -89,26 +174,93 @@ def draw_rows(
     Raises:
         ValueError: A source of the mix has no rows.
     """
+    term = Term(weight=1.0, mix=dict(mix))
+    return _draws(n_tokens_by_source, term, seed, source_hashes, lambda: 0.0)
+
+
+def size_shares(
+    mix: Mapping[str, float], n_tokens_by_source: TokenCounts, temperature: float
+) -> dict[str, float]:
+    """Return shares in proportion to mix * tokens ** (1 / temperature), which sum to 1.
+
+    Source: temperature-based sampling as in Arivazhagan et al. 2019 (arXiv 1907.05019), section 4.
+    """
+    sizes = {
+        name: share * float(sum(n_tokens_by_source[name])) ** (1.0 / temperature)
+        for name, share in mix.items()
+    }
+    total = sum(sizes.values())
+    return {name: size / total for name, size in sizes.items()}
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Shares of one loss's sources, in the order in which ties are decided."""
+
+    start: dict[str, float]
+    end: dict[str, float] | None
+
+    def at(self, progress: float) -> dict[str, float]:
+        if self.end is None:
+            return self.start
+        return {
+            name: share + (self.end[name] - share) * progress for name, share in self.start.items()
+        }
+
+
+def _shares(
+    term: Term, n_tokens_by_source: TokenCounts, source_hashes: Mapping[str, str]
+) -> _Shares:
     # The digest of a stage knows shares to six digits, so nothing finer may decide.
-    rounded = {name: round(share, 6) for name, share in mix.items()}
-    order = sorted(rounded, key=lambda name: (source_hashes[name], rounded[name]))
-    shares = {name: rounded[name] for name in order}
-    for name in shares:
+    parts = [
+        {name: round((mix or {}).get(name, 0.0), 6) for name in mix_sources(term)}
+        for mix in (term.mix, term.end_mix)
+    ]
+    start, end = parts
+    order = sorted(start, key=lambda name: (source_hashes[name], start[name], end[name]))
+    for name in order:
         if not n_tokens_by_source[name]:
             raise ValueError(f"source {name!r} has no usable rows")
+    if term.temperature is not None:
+        start = size_shares(start, n_tokens_by_source, term.temperature)
+        if term.end_mix is not None:
+            end = size_shares(end, n_tokens_by_source, term.temperature)
+    return _Shares({name: start[name] for name in order}, None if term.end_mix is None else end)
+
+
+def _draws(
+    n_tokens_by_source: TokenCounts,
+    term: Term,
+    seed: int,
+    source_hashes: Mapping[str, str],
+    progress: Callable[[], float],
+) -> Iterator[RowId]:
+    """Yield rows as `draw_rows`, from shares that may move with the progress of the stage, 0 to 1."""
+    moving = _shares(term, n_tokens_by_source, source_hashes)
+    order = list(moving.start)
     streams = {}
     for position, name in enumerate(order):
         # The second of two sources with equal content gets an order of its own.
         n_equal = [source_hashes[other] for other in order[:position]].count(source_hashes[name])
         stream = f"{source_hashes[name]}/{n_equal}"
         streams[name] = _passes(len(n_tokens_by_source[name]), stream, seed)
-    taken = dict.fromkeys(shares, 0)
+    taken = dict.fromkeys(order, 0)
+    owed = dict.fromkeys(order, 0.0)
     total = 0
     while True:
-        name = max(shares, key=lambda name: (shares[name] * total - taken[name], shares[name]))
+        shares = moving.at(progress())
+        if moving.end is None:
+            owed = {name: share * total for name, share in shares.items()}
+        name = max(
+            (name for name, share in shares.items() if share > 0),
+            key=lambda name: (owed[name] - taken[name], shares[name]),
+        )
         row = next(streams[name])
-        taken[name] += n_tokens_by_source[name][row]
-        total += n_tokens_by_source[name][row]
+        n_tokens = n_tokens_by_source[name][row]
+        taken[name] += n_tokens
+        total += n_tokens
+        if moving.end is not None:
+            owed = {name: owed[name] + share * n_tokens for name, share in shares.items()}
         yield name, row
 
 

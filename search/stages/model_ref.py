@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from spaces.recipe import Handoff, Lora
+from spaces.adapter import LowRank
+from spaces.recipe import Handoff
 
 
 class WeightKeeper(Protocol):
@@ -15,20 +16,25 @@ class WeightKeeper(Protocol):
     def keep(self, names: Iterable[str]) -> None:
         """Remember these parameters as they are in the base, before they change."""
 
+    def is_changed(self, name: str) -> bool:
+        """Tell whether a parameter was among those to keep since the base was fresh."""
+
     def original(self, name: str) -> Any:
         """Return a parameter as it is in the base."""
 
 
 @dataclass
 class StackedAdapter:
-    """A trained LoRA adapter that was not merged."""
+    """A low-rank adapter that was not merged."""
 
     name: str
     """PEFT's adapter name."""
-    settings: Lora
+    settings: LowRank
     """As the stage that made it says."""
     handoff: Handoff
     """`stack`, `detach` (off while the next stage trains) or `continue` (trained on by the next stage)."""
+    allocation: Any = None
+    """The `adalora.Allocation` of an AdaLoRA adapter that trains now."""
 
 
 @dataclass

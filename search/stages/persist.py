@@ -23,7 +23,8 @@ from search.errors import StageError
 from search.stages import handoff
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name
-from spaces.recipe import Full, Stage
+from spaces.adapter import Full
+from spaces.recipe import Stage
 
 FILE = "trained.safetensors"
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -31,13 +32,14 @@ _CODEC = "zstd"
 
 
 def write_trained(ref: ModelRef, parameters: list[torch.nn.Parameter], folder: Path) -> None:
-    """Write what a stage trained into `folder`, before its handoff.
+    """Write what a stage trained, and what else its adapter needs, into `folder`, before its handoff.
 
     Args:
         ref: The model, with the stage's adapter still on it.
         parameters: What the stage trained.
         folder: Exists, and holds no such file yet.
     """
+    parameters = [*parameters, *handoff.frozen_start(ref)]
     names = {id(parameter): name for name, parameter in ref.model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     packed: dict[str, list[int]] = {}
@@ -69,7 +71,8 @@ def restore_stage(ref: ModelRef, stage: Stage, folder: Path) -> None:
     Raises:
         StageError: The files do not fit this model and stage.
     """
-    parameters = handoff.begin(ref, stage)
+    parameters = handoff.begin(ref, stage, is_restored=True)
+    parameters += handoff.frozen_start(ref)
     names = {id(parameter): name for name, parameter in ref.model.named_parameters()}
     with safe_open(folder / FILE, "pt") as file, torch.no_grad():
         packed = json.loads((file.metadata() or {}).get("packed", "{}"))

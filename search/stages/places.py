@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from search.errors import StageError
-from spaces.recipe import TARGET_MODULES, Full, Lora, layer_range, target_modules
+from spaces.adapter import Full, LowRank
+from spaces.place import FULL_TARGETS, TARGET_MODULES, layer_numbers, target_modules
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 
@@ -31,13 +32,15 @@ def full_parameters(model: Any, adapter: Full) -> dict[str, Any]:
     """Return the parameters that a full adapter trains, by canonical name.
 
     `everything` on all layers is the whole model; on some layers it is all that those layers hold. Other targets
-    select parameters whose name has one of the target names as a part.
+    select parameters whose name has one of the target names as a part, and the groups of `FULL_TARGETS`.
 
     Raises:
         StageError: Layers or targets select nothing in this model.
     """
     layers = _layers(model, adapter.layers)
     names = None if adapter.targets == "everything" else set(target_modules(adapter.targets))
+    missing = set(names or ())
+    groups = _groups(model, missing & set(FULL_TARGETS))
     chosen = {}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
@@ -45,37 +48,79 @@ def full_parameters(model: Any, adapter: Full) -> dict[str, Any]:
         number = layer_number(name)
         if adapter.layers != "all" and number not in layers:
             continue
-        if names is None or names & set(name.split(".")):
+        if names is None:
             chosen[canonical_name(name)] = parameter
-    if names is not None:
-        parts = {part for name in chosen for part in name.split(".")}
-        _check_found(model, adapter.targets, names - parts)
+            continue
+        meant = names & set(canonical_name(name).split("."))
+        meant |= {group for group, members in groups.items() if id(parameter) in members}
+        if meant:
+            chosen[canonical_name(name)] = parameter
+            missing -= meant
+    _check_found(model, adapter.targets, missing)
     if not chosen:
         raise StageError(f"layers {adapter.layers} hold no parameters in this model")
     return chosen
 
 
-def lora_modules(model: Any, adapter: Lora) -> dict[str, Any]:
-    """Return the modules that a LoRA adapter attaches to, by canonical name.
+def lora_modules(model: Any, adapter: LowRank) -> dict[str, Any]:
+    """Return the modules that a low-rank adapter attaches to, by canonical name.
 
     Raises:
-        StageError: Layers or targets select nothing in this model.
+        StageError: Layers, targets, excluded modules or ranks of their own select nothing in this model.
     """
     layers = _layers(model, adapter.layers)
     wanted = set(target_modules(adapter.targets))
     chosen = {
-        name: module
+        canonical_name(name): module
         for name, module in model.named_modules()
-        if name.rsplit(".", 1)[-1] in wanted
-        and (adapter.layers == "all" or layer_number(name) in layers)
+        if _is_named(name, wanted) and (adapter.layers == "all" or layer_number(name) in layers)
     }
-    _check_found(model, adapter.targets, wanted - {name.rsplit(".", 1)[-1] for name in chosen})
-    return {canonical_name(name): module for name, module in chosen.items()}
+    _check_found(model, adapter.targets, {one for one in wanted if not _matches(chosen, one)})
+    excluded = set(target_modules(adapter.exclude)) if adapter.exclude else set()
+    useless = sorted(one for one in excluded if not _matches(chosen, one))
+    if useless:
+        raise StageError(
+            f"exclude {useless[0]!r}: the adapter has no such module anyway; remove it, or name one of "
+            f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in chosen}))}"
+        )
+    kept = {name: module for name, module in chosen.items() if not _is_named(name, excluded)}
+    if not kept:
+        raise StageError(
+            f"exclude {adapter.exclude!r} leaves no module of targets {adapter.targets!r}"
+        )
+    return kept
 
 
-def _layers(model: Any, layers: str) -> range:
+def _is_named(path: str, names: set[str]) -> bool:
+    """Tell whether a module's path ends with one of the names, which may be paths themselves."""
+    return path.rsplit(".", 1)[-1] in names or any(
+        path == name or path.endswith(f".{name}") for name in names if "." in name
+    )
+
+
+def _matches(paths: dict[str, Any], name: str) -> bool:
+    return any(_is_named(path, {name}) for path in paths)
+
+
+def _groups(model: Any, wanted: set[str]) -> dict[str, set[int]]:
+    """Return the ids of the parameters of each wanted group that only a model can tell."""
+    members: dict[str, set[int]] = {group: set() for group in wanted}
+    ends = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    for group, module in ends.items():
+        if group in members and module is not None:
+            members[group].update(map(id, module.parameters()))
+    for module in model.modules():
+        if "norms" in members and "norm" in type(module).__name__.lower():
+            members["norms"].update(map(id, module.parameters(recurse=False)))
+        bias = getattr(module, "bias", None)
+        if "biases" in members and bias is not None:
+            members["biases"].add(id(bias))
+    return members
+
+
+def _layers(model: Any, layers: str) -> tuple[int, ...]:
     try:
-        return layer_range(layers, n_layers(model))
+        return layer_numbers(layers, n_layers(model))
     except ValueError as error:
         raise StageError(str(error)) from None
 

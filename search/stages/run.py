@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,19 +22,22 @@ from search.errors import DataError, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
-from search.stages.mix import RowPlan, plan_rows
+from search.stages.mix import StagePlan, passes_conflict, plan_stage
 from search.stages.model_ref import ModelRef
 from search.stages.persist import write_trained
 from search.stages.schedule import make_optimizer
-from search.stages.tokens import TokenRows, tokenise
-from search.stages.trainer import Batch, Memory, Setting, scratch_folder
+from search.stages.tokens import TokenRow, TokenRows, tokenise, unpaired
+from search.stages.trainer import Batch, Memory, Setting, Step, Trained, scratch_folder
+from spaces.loss import mix_sources
 from spaces.recipe import Stage
 
 STAGE_VERSION = "2"
 """Part of every digest; changes whenever the same stage would give other weights."""
 
-METHODS = {"sft": "search.stages.sft", "dpo": "search.stages.dpo"}
-"""Method to module. A module has FORMATS and `train(setting, stage) -> list[float]`, the loss of each step."""
+METHODS = {
+    name: f"search.stages.{name}" for name in ("sft", "dpo", "ipo", "orpo", "kto", "simpo", "joint")
+}
+"""Method to module. A module has `train(setting, stage) -> Trained`; all but `joint` have FORMATS."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class StageOutcome:
     train_seconds: float
     setup_seconds: float
     peak_memory_bytes: int | None
+    conflict_by_step: dict[int, dict[str, float]]
+    adapter_ranks: dict[str, int]
 
 
 def run_stage(
@@ -80,24 +84,24 @@ def run_stage(
         StageError: The stage cannot be trained on this model, its loss is not finite, or memory runs out.
     """
     started = time.monotonic()
-    method = import_module(METHODS[stage.method])
-    token_rows = _token_rows(ref, stage, sources, training, method)
-    n_tokens = {name: rows.n_tokens for name, rows in token_rows.items()}
-    hashes = {name: sources[name].content_hash for name in stage.mix}
-    plan = plan_rows(n_tokens, stage.mix, seed, stage.dose_tokens, training.rows_per_step, hashes)
+    token_rows = _token_rows(ref, stage, sources, training)
+    plan = _plan(stage, token_rows, sources, training, seed)
     memory = Memory(training.micro_batch_rows or training.rows_per_step)
     if ref.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with _own_randomness(seed), scratch_folder() as folder:
-        parameters = handoff.begin(ref, stage)
-        optimizers = make_optimizer(parameters, stage.learning_rate, len(plan.batches), training)
-        setting = Setting(
-            ref, training, _batches(plan, token_rows), optimizers, memory, seed, folder
-        )
+        n_steps = len(plan.steps)
+        parameters = handoff.begin(ref, stage, n_steps)
+        ratios = handoff.rate_ratios(ref, stage)
+        optimizers = make_optimizer(parameters, stage.learning_rate, n_steps, training, ratios)
+        handoff.follow(ref, optimizers[0])
+        batches = _batches(stage, plan, token_rows)
+        setting = Setting(ref, training, batches, optimizers, memory, seed, folder)
         training_started = time.monotonic()
-        losses = _trained(setting, stage, method.train)
+        trained = _trained(setting, stage)
         train_seconds = time.monotonic() - training_started
         n_trainable = sum(parameter.numel() for parameter in parameters)
+        adapter_ranks = handoff.ranks(ref, stage)
         _check_finite(parameters)
         if keep_in is not None:
             # A full disk must not cost what was trained; the caller sees that nothing was written.
@@ -106,52 +110,98 @@ def run_stage(
         handoff.end(ref, stage)
     return StageOutcome(
         trained_tokens=plan.n_tokens,
-        n_steps=len(plan.batches),
+        n_steps=n_steps,
         n_rows=plan.n_rows,
         tokens_by_source=plan.tokens_by_source,
         passes_by_source=plan.passes_by_source,
-        n_dropped_rows=sum(rows.n_dropped for rows in token_rows.values()),
-        loss_by_step=tuple(losses),
+        n_dropped_rows=_n_dropped(token_rows),
+        loss_by_step=tuple(trained.losses),
         n_trainable=n_trainable,
         micro_batch_rows=memory.micro_batch_rows,
         n_oom_halvings=memory.n_oom_halvings,
         train_seconds=train_seconds,
         setup_seconds=time.monotonic() - started - train_seconds,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if ref.device == "cuda" else None,
+        conflict_by_step=trained.conflict_by_step,
+        adapter_ranks=adapter_ranks,
     )
 
 
 def _token_rows(
-    ref: ModelRef,
-    stage: Stage,
-    sources: Mapping[str, Source],
-    training: TrainingSpec,
-    method: ModuleType,
-) -> dict[str, TokenRows]:
-    found = {}
-    for name in stage.mix:
-        source = sources[name]
-        if source.format not in method.FORMATS:
-            raise DataError(
-                f"source {name}: {stage.method} cannot train on format {source.format}; "
-                f"it takes {', '.join(method.FORMATS)}"
+    ref: ModelRef, stage: Stage, sources: Mapping[str, Source], training: TrainingSpec
+) -> dict[str, dict[str, TokenRows]]:
+    """Return the tokenised sources of each loss that has a weight at any time."""
+    found: dict[str, dict[str, TokenRows]] = {}
+    for loss, term in stage.losses.items():
+        if loss == "kl" or not term.is_active:
+            continue
+        formats = import_module(METHODS[loss]).FORMATS
+        found[loss] = {}
+        for name in mix_sources(term):
+            source = sources[name]
+            if source.format not in formats:
+                raise DataError(
+                    f"source {name}: {loss} cannot train on format {source.format}; "
+                    f"it takes {', '.join(formats)}"
+                )
+            tokens = tokenise(
+                source, ref.tokenizer, ref.tokenizer_hash, training.max_length, training.loss_on
             )
-        found[name] = tokenise(
-            source, ref.tokenizer, ref.tokenizer_hash, training.max_length, training.loss_on
-        )
+            found[loss][name] = unpaired(tokens) if loss == "kto" else tokens
     return found
 
 
-def _batches(plan: RowPlan, token_rows: Mapping[str, TokenRows]) -> list[Batch]:
+def _plan(
+    stage: Stage,
+    token_rows: Mapping[str, Mapping[str, TokenRows]],
+    sources: Mapping[str, Source],
+    training: TrainingSpec,
+    seed: int,
+) -> StagePlan:
+    counts = {
+        loss: {name: tokens.n_tokens for name, tokens in rows.items()}
+        for loss, rows in token_rows.items()
+    }
+    hashes = {name: source.content_hash for name, source in sources.items()}
+    plan = plan_stage(stage.losses, counts, seed, stage.dose_tokens, training.rows_per_step, hashes)
+    conflict = passes_conflict(plan, stage.dose_tokens, stage.max_passes)
+    if conflict is not None:
+        raise StageError(conflict)
+    return plan
+
+
+def _batches(
+    stage: Stage, plan: StagePlan, token_rows: Mapping[str, Mapping[str, TokenRows]]
+) -> list[Batch] | list[Step]:
     """Return the rows of each step; a row that comes twice is the same object, and none is the cache's."""
-    used = {row_id for batch in plan.batches for row_id in batch}
-    rows = {(name, at): dict(token_rows[name].rows[at]) for name, at in used}
-    return [[rows[row_id] for row_id in batch] for batch in plan.batches]
+    own: dict[tuple[str, str, int], TokenRow] = {}
+
+    def row(loss: str, name: str, at: int) -> TokenRow:
+        key = (loss, name, at)
+        if key not in own:
+            own[key] = dict(token_rows[loss][name].rows[at])
+        return own[key]
+
+    steps = [
+        Step(
+            {
+                loss: [row(loss, name, at) for name, at in batch]
+                for loss, batch in planned.rows.items()
+            },
+            planned.weights,
+        )
+        for planned in plan.steps
+    ]
+    return steps if stage.method == "joint" else [step.rows[stage.method] for step in steps]
 
 
-def _trained(
-    setting: Setting, stage: Stage, train: Callable[[Setting, Stage], list[float]]
-) -> list[float]:
+def _n_dropped(token_rows: Mapping[str, Mapping[str, TokenRows]]) -> int:
+    by_source = {name: tokens for rows in token_rows.values() for name, tokens in rows.items()}
+    return sum(tokens.n_dropped for tokens in by_source.values())
+
+
+def _trained(setting: Setting, stage: Stage) -> Trained:
+    train: Callable[[Setting, Stage], Trained] = import_module(METHODS[stage.method]).train
     model = setting.ref.model
     try:
         with _quiet_renames():

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.errors import SpecError
-from search.stages.adapters import adapter_parameters, lora_config, lora_layers
+from search.stages.adapters import adapter_parameters, lora_layers, stacked_config
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name
 
@@ -57,7 +57,7 @@ def save_model(ref: ModelRef, out: Path, form: Form = "auto") -> Path:
 
 def _save_adapter(ref: ModelRef, folder: Path) -> None:
     (adapter,) = ref.adapters
-    config = lora_config(ref.model, adapter.settings)
+    config = stacked_config(ref.model, adapter.name, adapter.settings)
     config.base_model_name_or_path = ref.base_name
     config.inference_mode = True
     config.save_pretrained(folder)
@@ -79,7 +79,7 @@ def _save_merged(ref: ModelRef, folder: Path) -> None:
         if ".lora_" not in name
     }
     for name, layer in layers.items():
-        tensors[f"{name}.weight"] = _merged_weight(layer)
+        tensors[f"{name}.weight"] = merged_weight(layer)
     try:
         # transformers writes the modules' own names, so the layers step aside meanwhile.
         for name, layer in layers.items():
@@ -90,7 +90,8 @@ def _save_merged(ref: ModelRef, folder: Path) -> None:
             _put(model, name, layer)
 
 
-def _merged_weight(layer: Any) -> Tensor:
+def merged_weight(layer: Any) -> Tensor:
+    """Return a copy of the weight that a LoRA layer and its active adapters amount to; the layer stays as it is."""
     weight = layer.base_layer.weight
     before = weight.detach().clone()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -33,19 +33,31 @@ def make_optimizer(
     learning_rate: float,
     n_steps: int,
     training: TrainingSpec,
+    rate_ratios: Mapping[int, float] | None = None,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Return AdamW over the parameters and its schedule. Weight decay spares vectors (norms, biases)."""
-    matrices: list[torch.nn.Parameter] = []
-    vectors: list[torch.nn.Parameter] = []
+    """Return AdamW over the parameters and its schedule. Weight decay spares vectors (norms, biases).
+
+    Args:
+        parameters: What the stage trains.
+        learning_rate: At the peak.
+        n_steps: Optimizer steps of the stage.
+        training: How all stages of the study train.
+        rate_ratios: Id of a parameter to its learning rate as a multiple of the others'.
+    """
+    ratios = rate_ratios or {}
+    found: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for parameter in parameters:
-        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+        key = (parameter.ndim <= 1, ratios.get(id(parameter), 1.0))
+        found.setdefault(key, []).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": training.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": members,
+            "weight_decay": 0.0 if is_vector else training.weight_decay,
+            "lr": learning_rate * ratio,
+        }
+        for (is_vector, ratio), members in sorted(found.items(), key=lambda entry: entry[0])
     ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=learning_rate, fused=True
-    )
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     share = partial(
         rate_share,
         n_steps=n_steps,

@@ -8,9 +8,9 @@ from trl import SFTConfig, SFTTrainer
 from search.stages.trainer import (
     Setting,
     StageTrainer,
-    release,
+    Trained,
+    train_built,
     trainer_arguments,
-    untouched,
 )
 from spaces.recipe import Stage
 
@@ -22,22 +22,16 @@ class StageSft(StageTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer on given batches."""
 
 
-def train(setting: Setting, stage: Stage) -> list[float]:
-    """Train the model in place and return the loss of each optimizer step.
+def train(setting: Setting, stage: Stage) -> Trained:
+    """Train the model in place.
 
     Raises:
         StageError: The loss is not finite, or memory runs out with a single row.
     """
-    with untouched(setting.ref.model):
-        trainer = build(setting)
-        try:
-            trainer.train()
-        finally:
-            release(trainer)
-    return trainer.losses
+    return train_built(setting, lambda: build(setting))
 
 
-def build(setting: Setting) -> StageSft:
+def build(setting: Setting, _: object = None) -> StageSft:
     """Return a trainer; call inside `untouched`, and `release` it."""
     sample = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
     trainer = StageSft(

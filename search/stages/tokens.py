@@ -17,6 +17,10 @@ from search.sources import Source
 IGNORED = -100
 """Label of a token that the loss leaves out."""
 
+TokenRow = dict[str, Any]
+UNPAIRED = "unpaired-preference"
+"""Format of rows with prompt, completion and a label, as TRL calls it."""
+
 _CACHE_SIZE = 64
 _cache: dict[tuple[object, ...], TokenRows] = {}
 
@@ -25,8 +29,9 @@ _cache: dict[tuple[object, ...], TokenRows] = {}
 class TokenRows:
     """A tokenised source."""
 
-    rows: tuple[dict[str, list[int]], ...]
-    """`input_ids` and `labels` (SFT), or `prompt_ids`, `chosen_ids` and `rejected_ids` (pairs)."""
+    rows: tuple[TokenRow, ...]
+    """`input_ids` and `labels` (SFT), `prompt_ids`, `chosen_ids` and `rejected_ids` (pairs), or `prompt_ids`,
+    `completion_ids` and `label` (unpaired answers, True for desirable ones)."""
     n_tokens: tuple[int, ...]
     """Training tokens of each row; of a pair, prompt and chosen answer plus prompt and rejected answer."""
     n_dropped: int
@@ -39,16 +44,16 @@ def tokenise(
     """Return a source's rows as token ids.
 
     Args:
-        source: Rows in one of the formats messages, prompt-completion, text and preference.
+        source: Rows in one of the formats messages, prompt-completion, text, preference and unpaired-preference.
         tokenizer: Of the base.
         tokenizer_hash: Names the tokenizer in the cache.
         max_length: Longest row in tokens.
-        loss_on: `completion` or `all`; means nothing for pairs.
+        loss_on: `completion` or `all`; means nothing for preferences.
 
     Raises:
         DataError: The format cannot be trained on, the chat template is missing or rewrites prompts, or no row is left.
     """
-    loss_on = "" if source.format == "preference" else loss_on
+    loss_on = "" if source.format in ("preference", UNPAIRED) else loss_on
     key = (source.content_hash, source.format, tokenizer_hash, max_length, loss_on)
     if key not in _cache:
         if len(_cache) >= _CACHE_SIZE:
@@ -58,11 +63,12 @@ def tokenise(
 
 
 def _tokenised(source: Source, tokenizer: Any, max_length: int, loss_on: str) -> TokenRows:
-    readers: dict[str, Callable[[_Reader], list[dict[str, list[int]] | None]]] = {
+    readers: dict[str, Callable[[_Reader], list[TokenRow | None]]] = {
         "text": _text_rows,
         "messages": _message_rows,
         "prompt-completion": _completion_rows,
         "preference": _pair_rows,
+        UNPAIRED: _unpaired_rows,
     }
     if source.format not in readers:
         raise DataError(
@@ -80,9 +86,25 @@ def _tokenised(source: Source, tokenizer: Any, max_length: int, loss_on: str) ->
     return TokenRows(tuple(rows), tuple(_n_tokens(row) for row in rows), n_dropped)
 
 
-def _n_tokens(row: dict[str, list[int]]) -> int:
+def unpaired(tokens: TokenRows) -> TokenRows:
+    """Return preference pairs as two unpaired answers each, the chosen one first; other rows as they are."""
+    rows: list[TokenRow] = []
+    for row in tokens.rows:
+        if "chosen_ids" not in row:
+            rows.append(row)
+            continue
+        for field, label in (("chosen_ids", True), ("rejected_ids", False)):
+            rows.append(
+                {"prompt_ids": row["prompt_ids"], "completion_ids": row[field], "label": label}
+            )
+    return TokenRows(tuple(rows), tuple(_n_tokens(row) for row in rows), tokens.n_dropped)
+
+
+def _n_tokens(row: TokenRow) -> int:
     if "input_ids" in row:
         return len(row["input_ids"])
+    if "completion_ids" in row:
+        return len(row["prompt_ids"]) + len(row["completion_ids"])
     return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
@@ -135,7 +157,7 @@ class _Reader:
             )
         return n_shared
 
-    def sft_row(self, ids: list[int], is_learnt: Sequence[bool]) -> dict[str, list[int]] | None:
+    def sft_row(self, ids: list[int], is_learnt: Sequence[bool]) -> TokenRow | None:
         """Return a row cut to `max_length`; None if the loss would see none of its tokens."""
         ids = ids[: self.max_length]
         if self.loss_on == "all":
@@ -150,13 +172,13 @@ class _Reader:
         return {"input_ids": ids, "labels": labels}
 
 
-def _text_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
+def _text_rows(reader: _Reader) -> list[TokenRow | None]:
     texts = [reader.with_eos(row["text"]) for row in reader.source.rows]
     return [reader.sft_row(ids, [True] * len(ids)) for ids in reader.ids(texts, False)]
 
 
-def _message_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
-    rows: list[dict[str, list[int]] | None] = []
+def _message_rows(reader: _Reader) -> list[TokenRow | None]:
+    rows: list[TokenRow | None] = []
     for number, row in enumerate(reader.source.rows):
         messages = row["messages"]
         ends = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
@@ -177,16 +199,16 @@ def _message_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
     return rows
 
 
-def _completion_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
-    rows: list[dict[str, list[int]] | None] = []
+def _completion_rows(reader: _Reader) -> list[TokenRow | None]:
+    rows: list[TokenRow | None] = []
     for number, (prompt, (whole,), is_chat) in enumerate(_answered(reader, ("completion",))):
         start = reader.prompt_length(number, prompt, whole, is_chat)
         rows.append(reader.sft_row(whole, [at >= start for at in range(len(whole))]))
     return rows
 
 
-def _pair_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
-    rows: list[dict[str, list[int]] | None] = []
+def _pair_rows(reader: _Reader) -> list[TokenRow | None]:
+    rows: list[TokenRow | None] = []
     answers = _answered(reader, ("chosen", "rejected"))
     for number, (prompt, (chosen, rejected), is_chat) in enumerate(answers):
         start = min(
@@ -200,6 +222,23 @@ def _pair_rows(reader: _Reader) -> list[dict[str, list[int]] | None]:
                 "prompt_ids": chosen[:start],
                 "chosen_ids": chosen[start : reader.max_length],
                 "rejected_ids": rejected[start : reader.max_length],
+            }
+        )
+    return rows
+
+
+def _unpaired_rows(reader: _Reader) -> list[TokenRow | None]:
+    rows: list[TokenRow | None] = []
+    for number, (prompt, (whole,), is_chat) in enumerate(_answered(reader, ("completion",))):
+        start = reader.prompt_length(number, prompt, whole, is_chat)
+        if start >= reader.max_length:
+            rows.append(None)
+            continue
+        rows.append(
+            {
+                "prompt_ids": whole[:start],
+                "completion_ids": whole[start : reader.max_length],
+                "label": bool(reader.source.rows[number]["label"]),
             }
         )
     return rows

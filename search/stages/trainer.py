@@ -4,6 +4,8 @@ A trainer lives for one stage. It differs from TRL's in four points: batches com
 vocabulary head sees only scored tokens (`head.py`); one `training_step` is a whole optimizer step, whose loss is the
 mean over all its loss tokens (pairs) however it is split; and it is split further when memory runs out.
 
+A stage with several losses has a trainer for each; the first runs the loop, and `joint.py` makes one gradient of all.
+
 Why TRL's trainers and not a loop of our own: results/notes_trainer.md and tests/benchmarks/bench_stages.py.
 """
 
@@ -13,7 +15,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +27,8 @@ from search.errors import StageError
 from search.spec import TrainingSpec
 from search.stages.head import install_head
 from search.stages.model_ref import ModelRef
-from search.stages.tokens import IGNORED
+from search.stages.tokens import IGNORED, TokenRow
 
-TokenRow = dict[str, Any]
 Batch = Sequence[TokenRow]
 Result = TypeVar("Result")
 
@@ -84,10 +85,12 @@ class StageTrainer:
             memory: Rows per forward pass.
             has_layer_dropout: Whether the model's own dropout is on; an adapter's always is.
         """
-        self.batches = batches
+        self.batches: Sequence[Any] = batches
         self.memory = memory
         self.has_layer_dropout = has_layer_dropout
         self.losses: list[float] = []
+        self.step_gradient: Callable[[Any, Any], Tensor] = self.accumulate
+        """Makes the gradient of one step and returns its loss; a joint stage puts its own here."""
         trainer: Any = self
         self.stage_model: Any = trainer.model
         # On GPUs TRL's head is as frugal and needs less memory, but it does not see adapters on the head.
@@ -96,6 +99,9 @@ class StageTrainer:
             install_head(self.stage_model)
         # It collects garbage, which takes half a second in a process with all libraries loaded; a new trainer has none.
         trainer.accelerator.free_memory = lambda *objects: objects
+
+    def add_reference(self) -> None:
+        """Add to the rows what the loss needs of the model as it is now; most losses need nothing."""
 
     def get_train_dataloader(self) -> Sequence[Batch]:
         """Return the batches; the Trainer only iterates over them."""
@@ -114,22 +120,19 @@ class StageTrainer:
     def log(self, *args: object, **kwargs: object) -> None:
         """Write nothing; losses are in `losses`."""
 
-    def training_step(self, model: Any, inputs: Batch, *_: object, **__: object) -> Tensor:
+    def training_step(self, model: Any, inputs: Any, *_: object, **__: object) -> Tensor:
         """Compute loss and gradients of one optimizer step.
 
         Raises:
             StageError: The loss is not finite, or memory runs out with a single row.
         """
-        model.train()
-        if not self.has_layer_dropout:
-            _stop_layer_dropout(model)
         randomness = _randomness()
 
         def undo() -> None:
             model.zero_grad(set_to_none=True)
             _restore_randomness(randomness)
 
-        loss = self.memory.retried(lambda: self._accumulate(model, inputs), undo)
+        loss = self.memory.retried(lambda: self.step_gradient(model, inputs), undo)
         value = loss.item()
         if not math.isfinite(value):
             raise StageError(
@@ -139,19 +142,31 @@ class StageTrainer:
         self.losses.append(value)
         return loss
 
-    def _accumulate(self, model: Any, batch: Batch) -> Tensor:
+    def accumulate(self, model: Any, batch: Batch) -> Tensor:
+        """Add the gradients of this loss on one batch to those that are there; return the loss, a scalar."""
         trainer: Any = self
-        n_loss_tokens = sum(_n_loss_tokens(row) for row in batch)
+        model.train()
+        if not self.has_layer_dropout:
+            stop_layer_dropout(model)
+        self.prepare_batch(model, batch)
         total = torch.zeros((), device=trainer.args.device)
         for rows in parts(batch, self.memory.micro_batch_rows):
-            inputs = trainer._prepare_inputs(trainer.data_collator(rows))
-            loss = trainer.compute_loss(model, inputs, num_items_in_batch=n_loss_tokens)
-            # SFT losses are sums over the part divided by the tokens of the batch; DPO's are means over the part.
-            if n_loss_tokens == 0:
-                loss = loss * (len(rows) / len(batch))
+            loss = self.part_loss(model, rows, batch)
             trainer.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def prepare_batch(self, model: Any, batch: Batch) -> None:
+        """Compute what all parts of a batch need; most losses need nothing."""
+
+    def part_loss(self, model: Any, rows: Batch, batch: Batch) -> Tensor:
+        """Return what the rows, a part of the batch, add to the batch's loss, a scalar."""
+        trainer: Any = self
+        n_loss_tokens = sum(_n_loss_tokens(row) for row in batch)
+        inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+        loss: Tensor = trainer.compute_loss(model, inputs, num_items_in_batch=n_loss_tokens)
+        # SFT losses are sums over the part divided by the tokens of the batch; the others are means over the part.
+        return loss if n_loss_tokens else loss * (len(rows) / len(batch))
 
 
 @dataclass(frozen=True)
@@ -160,12 +175,49 @@ class Setting:
 
     ref: ModelRef
     training: TrainingSpec
-    batches: Sequence[Batch]
+    batches: Sequence[Any]
+    """One Batch per optimizer step; in a joint stage one Step."""
     optimizers: tuple[Any, Any]
     memory: Memory
     seed: int
     folder: Path
     """TRL demands one; nothing is written into it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of a joint stage."""
+
+    rows: dict[str, Batch]
+    """Rows by loss."""
+    weights: dict[str, float]
+    """Weights above 0 by loss."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training tells beside the weights."""
+
+    losses: list[float]
+    """Of each optimizer step."""
+    conflict_by_step: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Optimizer step (from 1) to the cosine between the gradients of each two losses, such as `sft/dpo`."""
+
+
+def train_built(setting: Setting, build: Callable[[], Any]) -> Trained:
+    """Build a trainer, train the model in place, and leave nothing of the trainer behind.
+
+    Raises:
+        StageError: The loss is not finite, or memory runs out with a single row.
+    """
+    with untouched(setting.ref.model):
+        trainer = build()
+        try:
+            trainer.add_reference()
+            trainer.train()
+        finally:
+            release(trainer)
+    return Trained(trainer.losses)
 
 
 def trainer_arguments(config: Any, setting: Setting, **more: object) -> Any:
@@ -219,14 +271,15 @@ def release(trainer: Any) -> None:
     trainer.optimizer.param_groups.clear()
 
 
-def _stop_layer_dropout(model: Any) -> None:
+def stop_layer_dropout(model: Any) -> None:
+    """Switch the model's own dropout off; an adapter's stays."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and ".lora_dropout" not in name:
             module.eval()
 
 
 def _n_loss_tokens(row: TokenRow) -> int:
-    """Return the tokens of an SFT row that enter the loss; the first is never predicted. 0 for a pair."""
+    """Return the tokens of an SFT row that enter the loss; the first is never predicted. 0 for preferences."""
     return sum(label != IGNORED for label in row.get("labels", ())[1:])
 
 

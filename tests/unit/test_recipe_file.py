@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from tiny import environment, write_data, write_model
 
 from search.cli.main import main
+from search.errors import SpecError
 from search.recipe_file import RecipeFile, read_recipe
 from search.yaml_file import dump_yaml
 
@@ -92,6 +94,26 @@ def test_bad_recipe_is_refused_in_one_line_with_its_place(
     assert err.startswith("error: recipe.yaml:")
     assert text in err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "stages[0]: merging into a quantised base would round the update"),
+        ({"adapter": FULL}, "stages[0]: full weights of a quantised base cannot be trained"),
+        ({"handoff": "stack"}, None),
+    ],
+)
+def test_base_of_4_bits_takes_lora_that_is_not_merged(
+    changes: dict[str, object], text: str | None, folder: Path
+) -> None:
+    quantised = recipe(stage(**changes)) | {"base": {"path": "model", "bits": 4}}
+    Path("recipe.yaml").write_text(dump_yaml(quantised))
+    if text is None:
+        assert read_recipe(Path("recipe.yaml")).base.bits == 4
+    else:
+        with pytest.raises(SpecError, match=re.escape(text)):
+            read_recipe(Path("recipe.yaml"))
 
 
 def test_line_is_that_of_the_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.stages.mix import RowPlan, draw_rows, plan_rows
+from search.stages.mix import (
+    RowPlan,
+    StagePlan,
+    draw_rows,
+    passes_conflict,
+    plan_rows,
+    plan_stage,
+    size_shares,
+)
 from search.stages.schedule import rate_share
+from spaces.loss import Term
 
 
 def plan(
@@ -155,3 +164,123 @@ def test_linear_and_cosine_fall_over_the_steps_after_warm_up() -> None:
     assert [rate_share(step, 6, 2, "cosine") for step in range(6)] == pytest.approx(
         [1 / 3, 2 / 3, 1, 0.853553, 0.5, 0.146447], abs=1e-6
     )
+
+
+def steps(
+    losses: dict[str, Term], tokens: dict[str, dict[str, list[int]]], dose: int, rows: int = 2
+) -> StagePlan:
+    names = {name: name for counts in tokens.values() for name in counts}
+    return plan_stage(losses, tokens, 0, dose, rows, names)
+
+
+def shares_by_quarter(term: Term, tokens: dict[str, list[int]], dose: int) -> list[float]:
+    """Return the share of `a` in each quarter of the rows."""
+    found = [
+        row for step in steps({"x": term}, {"x": tokens}, dose).steps for row in step.rows["x"]
+    ]
+    n = len(found) // 4
+    return [[name for name, _ in found[k * n : (k + 1) * n]].count("a") / n for k in range(4)]
+
+
+def test_a_mix_moves_linearly_from_start_to_end() -> None:
+    # The share of a is 1 - p at progress p, so its quarters have 7/8, 5/8, 3/8 and 1/8.
+    term = Term(weight=1.0, mix={"a": 1.0}, end_mix={"b": 1.0})
+    found = shares_by_quarter(term, {"a": [1] * 50, "b": [1] * 50}, 400)
+    assert found == pytest.approx([0.875, 0.625, 0.375, 0.125], abs=0.021)
+
+
+def test_an_end_mix_equal_to_the_start_changes_nothing() -> None:
+    tokens = {"x": {"a": [3, 5, 2, 8], "b": [7, 1]}}
+    mix = {"a": 0.7, "b": 0.3}
+    constant, moving = (
+        steps({"x": Term(weight=1.0, mix=mix, end_mix=end)}, tokens, 300) for end in (None, mix)
+    )
+    assert constant == moving
+
+
+def test_rows_of_a_moving_mix_depend_on_the_dose() -> None:
+    term = Term(weight=1.0, mix={"a": 1.0}, end_mix={"b": 1.0})
+    small, large = (steps({"x": term}, {"x": {"a": [1], "b": [1]}}, dose) for dose in (20, 80))
+    assert small.steps != large.steps[: len(small.steps)]
+
+
+def test_temperature_flattens_the_shares_of_the_sizes() -> None:
+    tokens = {"a": [10] * 90, "b": [10] * 10}
+    even = {"a": 0.5, "b": 0.5}
+    assert size_shares(even, tokens, 1.0) == pytest.approx({"a": 0.9, "b": 0.1})
+    # Square roots of 900 and 100 are 30 and 10.
+    assert size_shares(even, tokens, 2.0) == pytest.approx({"a": 0.75, "b": 0.25})
+    assert size_shares(even, tokens, 1e9) == pytest.approx(even)
+    term = Term(weight=1.0, mix=even, temperature=2.0)
+    assert steps({"x": term}, {"x": tokens}, 400).tokens_by_source == {"a": 300, "b": 100}
+
+
+def test_each_loss_with_a_weight_draws_the_rows_of_a_step_and_all_count() -> None:
+    losses = {
+        "sft": Term(weight=1.0, mix={"a": 1.0}),
+        "dpo": Term(weight=0.5, mix={"b": 1.0}),
+        "kl": Term(weight=0.1),
+    }
+    found = steps(losses, {"sft": {"a": [10] * 4}, "dpo": {"b": [5] * 4}}, 90)
+    assert [sorted(step.rows) for step in found.steps] == [["dpo", "sft"]] * 3
+    assert found.steps[0].weights == {"sft": 1.0, "dpo": 0.5, "kl": 0.1}
+    assert found.n_tokens == 3 * (2 * 10 + 2 * 5)
+    assert found.tokens_by_source == {"a": 60, "b": 30}
+    assert found.n_rows == 12
+
+
+def test_weights_move_with_the_tokens_consumed() -> None:
+    losses = {
+        "sft": Term(weight=1.0, end_weight=0.0, mix={"a": 1.0}),
+        "dpo": Term(weight=0.0, end_weight=2.0, mix={"b": 1.0}),
+    }
+    found = steps(losses, {"sft": {"a": [10]}, "dpo": {"b": [10]}}, 100)
+    # 0, then 20, 60 and 100 of 100 tokens are consumed.
+    assert [step.weights for step in found.steps] == [
+        {"sft": 1.0},
+        {"sft": pytest.approx(0.8), "dpo": pytest.approx(0.4)},
+        {"sft": pytest.approx(0.4), "dpo": pytest.approx(1.2)},
+    ]
+    assert list(found.steps[0].rows) == ["sft"]
+
+
+def test_a_source_of_two_losses_counts_once_with_the_passes_of_both() -> None:
+    losses = {name: Term(weight=1.0, mix={"a": 1.0}) for name in ("dpo", "kto")}
+    found = steps(losses, {"dpo": {"a": [10, 10]}, "kto": {"a": [5] * 4}}, 60)
+    assert found.tokens_by_source == {"a": 60}
+    assert found.passes_by_source == {"a": 3.0}
+
+
+def test_too_many_passes_are_refused_with_dose_source_and_passes() -> None:
+    found = steps({"x": Term(weight=1.0, mix={"a": 1.0})}, {"x": {"a": [10] * 4}}, 120)
+    assert passes_conflict(found, 120, None) is None
+    assert passes_conflict(found, 120, 3.0) is None
+    text = passes_conflict(found, 120, 2.5)
+    assert text is not None
+    assert "a dose of 120 tokens takes 3 passes over source 'a', more than max_passes 2.5" in text
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 9), min_size=1),
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 9), min_size=1),
+    st.integers(1, 300),
+    st.integers(1, 4),
+)
+@settings(deadline=None)
+def test_a_moving_mix_takes_its_mean_share_of_each_source(
+    start: dict[str, int], end: dict[str, int], dose: int, rows: int
+) -> None:
+    mix, end_mix = ({n: k / sum(m.values()) for n, k in m.items()} for m in (start, end))
+    term = Term(weight=1.0, mix=mix, end_mix=end_mix)
+    tokens = {name: [1] * 7 for name in {*mix, *end_mix}}
+    found = steps({"x": term}, {"x": tokens}, dose, rows)
+    assert sum(found.tokens_by_source.values()) == found.n_tokens
+    # Shares are taken at the beginning of each step, and no source is ever more than a few rows behind.
+    owed = dict.fromkeys(tokens, 0.0)
+    for number in range(len(found.steps)):
+        progress = number * rows / dose
+        for name in owed:
+            first, last = mix.get(name, 0.0), end_mix.get(name, 0.0)
+            owed[name] += rows * (first + (last - first) * progress)
+    for name, taken in found.tokens_by_source.items():
+        assert taken == pytest.approx(owed[name], abs=3.0)

@@ -10,7 +10,7 @@ from stage_tools import resident, turn
 
 from search.errors import DataError
 from search.sources import Source
-from search.stages.tokens import IGNORED, TokenRows, tokenise
+from search.stages.tokens import IGNORED, TokenRows, tokenise, unpaired
 
 
 def read(
@@ -137,3 +137,30 @@ def test_sources_are_tokenised_once_per_process() -> None:
     rows = [{"text": "hello to you"}]
     assert read("text", rows) is read("text", rows)
     assert read("text", rows, max_length=4) is not read("text", rows)
+
+
+def test_an_unpaired_answer_and_half_of_a_pair_give_the_same_tokens() -> None:
+    ask, good, bad = turn("user", "hi"), turn("assistant", "hello"), turn("assistant", "no")
+    pairs = read("preference", [{"prompt": [ask], "chosen": [good], "rejected": [bad]}])
+    single = read(
+        "unpaired-preference",
+        [
+            {"prompt": [ask], "completion": [good], "label": True},
+            {"prompt": [ask], "completion": [bad], "label": False},
+        ],
+    )
+    halves = unpaired(pairs)
+    assert halves.rows == single.rows
+    assert [row["label"] for row in halves.rows] == [True, False]
+    assert halves.n_tokens == single.n_tokens
+    assert sum(halves.n_tokens) == sum(pairs.n_tokens)
+    assert unpaired(single) == single
+
+
+def test_an_unpaired_answer_whose_prompt_fills_the_row_is_dropped() -> None:
+    long = {"prompt": "hello to you " * 9, "completion": "hello", "label": True}
+    short = {"prompt": "a", "completion": " hello to you", "label": False}
+    rows = read("unpaired-preference", [long, short], max_length=3)
+    assert rows.n_dropped == 1
+    ((row,), (n_tokens,)) = rows.rows, rows.n_tokens
+    assert len(row["prompt_ids"]) + len(row["completion_ids"]) == n_tokens == 3
