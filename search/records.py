@@ -18,7 +18,7 @@ from pydantic import Field
 from evaluators.scores import Record, Score
 from spaces.recipe import Recipe, Stage
 
-TrialState = Literal["RUNNING", "COMPLETE", "FAIL"]
+TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 
 class StageRecord(Record):
@@ -43,7 +43,13 @@ class StageRecord(Record):
     n_dropped_rows: int = 0
     """Rows of the sources that no stage could use, such as those whose prompt alone fills `max_length`."""
     loss_by_step: tuple[float, ...]
-    """Training loss of each optimizer step, mean over loss tokens (SFT) or pairs (DPO)."""
+    """Training loss of each optimizer step, mean over loss tokens (SFT) or pairs (DPO); of a joint stage the weighted
+    sum of its losses."""
+    conflict_by_step: dict[int, dict[str, float]] = Field(default={})
+    """Of a joint stage: optimizer step (from 1) to the cosine between the gradients of each two losses, such as
+    `sft/dpo`, at the first, middle and last step; a pair with a zero gradient is left out."""
+    adapter_ranks: dict[str, int] = Field(default={})
+    """Rank left in each module by AdaLoRA; empty for other adapters."""
     n_trainable: int
     """Parameters that moved."""
     micro_batch_rows: int
@@ -91,6 +97,26 @@ class Seconds(Record):
     rest: float = 0.0
     """All else: set-up of stages, records, Ray."""
 
+    @property
+    def total(self) -> float:
+        """All of them: the compute that the trial took."""
+        return self.load + self.train + self.evaluate + self.rest
+
+
+class StopDecision(Record):
+    """What the stopping rule said of a trial at a boundary that is not its last."""
+
+    n_stages: int
+    """Stages done at the boundary."""
+    outcome: Literal["go on", "stop", "audit"]
+    """`audit`: the rule would have stopped the trial, and it ran on to see whether that would have been right."""
+    bounds: dict[str, float]
+    """Score to the best value that the recipe's last model may have; all hold together with the rule's confidence."""
+    n_past: int
+    """Past trials that the bounds rest on."""
+    reason: str | None = None
+    """Why the trial cannot come to anything; None if it goes on."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -112,9 +138,9 @@ class TrialRecord(Record):
     number: int
     """Number within the study, from 0."""
     state: TrialState
-    """As in Optuna."""
+    """As in Optuna; PRUNED was stopped early at a stage boundary."""
     reason: str | None = None
-    """Why the trial failed."""
+    """Why the trial failed or was stopped early."""
     params: dict[str, float | int | str | bool]
     """The values drawn, flat."""
     recipe: Recipe
@@ -127,6 +153,8 @@ class TrialRecord(Record):
     """Finished stages."""
     boundaries: tuple[Boundary, ...] = ()
     """Scores after each finished stage; the base trial has boundary 0 alone."""
+    stopping: tuple[StopDecision, ...] = ()
+    """What the stopping rule said at boundaries before the last, where enough was known to say anything."""
     seconds: Seconds = Seconds()
     """Split of the wall time."""
     device: str = Field(default="cpu")
@@ -140,6 +168,14 @@ class TrialRecord(Record):
     def trained_tokens(self) -> int:
         """Tokens trained in this trial; stages from the store cost none."""
         return sum(stage.trained_tokens for stage in self.stages if not stage.is_stored)
+
+    @property
+    def saved_tokens(self) -> int:
+        """Dose of the stages that an early stop left out; what the store holds of them would have cost nothing."""
+        if self.state != "PRUNED" or not self.boundaries:
+            return 0
+        n_done = self.boundaries[-1].n_stages
+        return sum(stage.dose_tokens for stage in self.recipe.stages[n_done:])
 
     @property
     def final_scores(self) -> dict[str, Score]:

@@ -15,7 +15,9 @@ from spaces.spec import Spec
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Letters, digits, _ and -, at most 64; it becomes a folder and a parameter name."""
-SourceFormat = Literal["messages", "prompt-completion", "preference", "prompt", "text"]
+SourceFormat = Literal[
+    "messages", "prompt-completion", "preference", "unpaired-preference", "prompt", "text"
+]
 
 
 class BaseSpec(Spec):
@@ -33,6 +35,9 @@ class BaseSpec(Spec):
     """Hub revision: a commit, tag or branch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights in memory. Keep float32 for full SFT: small updates vanish in bfloat16 weights."""
+    bits: Literal[4, 8] | None = None
+    """Quantise the weights to 4 (NF4) or 8 bits (LLM.int8) with bitsandbytes, on CUDA only. They never change then: all
+    stages train LoRA beside them and hand off with stack, detach or continue. Default: not quantised."""
 
     @model_validator(mode="after")
     def _check(self) -> BaseSpec:
@@ -79,7 +84,7 @@ class TrainingSpec(Spec):
     """How all stages train, apart from what the influences say."""
 
     rows_per_step: int = Field(default=8, gt=0)
-    """Rows (pairs, for DPO) per optimizer step."""
+    """Rows (pairs, for DPO) per optimizer step; in a joint stage, of each loss."""
     micro_batch_rows: int | None = Field(default=None, gt=0)
     """Rows per forward pass; gradients accumulate up to `rows_per_step`. Default: all rows at once."""
     max_length: int = Field(default=1024, gt=1)
@@ -158,8 +163,9 @@ class BaselineSpec(Spec):
 class SamplerSpec(Spec):
     """Who proposes recipes."""
 
-    name: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
-    """Optuna's sampler."""
+    name: Literal["stagewise", "tpe", "nsga2", "nsga3", "gp", "random"] = "stagewise"
+    """`stagewise` is our own: it learns from every boundary and asks what buys the most hypervolume per second. The
+    others are Optuna's."""
     seed: int = Field(default=0, ge=0)
     """Seed of proposals and trainings."""
     startup_trials: int | None = Field(default=None, ge=0)
@@ -175,6 +181,8 @@ class BudgetSpec(Spec):
     """Finished trials, baselines and failed ones included."""
     train_tokens: int | None = Field(default=None, gt=0)
     """Tokens trained over all trials; no trial starts once they are spent."""
+    compute_seconds: float | None = Field(default=None, gt=0)
+    """Seconds that trials took, those side by side added up; no trial starts once they are spent."""
     wall_seconds: float | None = Field(default=None, gt=0)
     """Seconds over all launches of the study; no trial starts once they are spent."""
     failed_trials: int | None = Field(default=None, ge=0)
@@ -182,8 +190,9 @@ class BudgetSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> BudgetSpec:
-        if self.trials is None and self.train_tokens is None and self.wall_seconds is None:
-            raise ValueError("is empty; give trials, train_tokens or wall_seconds")
+        limits = (self.trials, self.train_tokens, self.compute_seconds, self.wall_seconds)
+        if all(limit is None for limit in limits):
+            raise ValueError("is empty; give trials, train_tokens, compute_seconds or wall_seconds")
         return self
 
 
@@ -200,6 +209,17 @@ class ComputeSpec(Spec):
     """GPUs, or a fraction of one, Ray reserves for a trial when the device is CUDA."""
     threads_per_trial: int = Field(default=1, gt=0)
     """torch threads. Equal counts are needed for equal results on CPU."""
+
+
+class StoppingSpec(Spec):
+    """Stopping trials at stage boundaries that can neither reach the front nor keep the constraints."""
+
+    enabled: bool = True
+    """False runs every recipe to its end. Baselines always run to their end."""
+    alpha: float = Field(default=0.05, gt=0, le=0.5)
+    """Error rate: the share of trials that may end above the bound they are judged by."""
+    audit_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the trials to be stopped that run on all the same, so that the errors can be counted."""
 
 
 class StoreSpec(Spec):
@@ -244,6 +264,8 @@ class StudySpec(Spec):
     """What the study may spend."""
     compute: ComputeSpec = ComputeSpec()
     """Where trials run."""
+    stopping: StoppingSpec = StoppingSpec()
+    """Whether trials without prospects stop early."""
     store: StoreSpec = StoreSpec()
     """Where results of stages are kept."""
     storage: str | None = None
@@ -264,6 +286,14 @@ class StudySpec(Spec):
             for name, evaluator in self.full_suite.items()
             for info in evaluator.infos(name)
         }
+
+    def references(self) -> tuple[float | None, ...]:
+        """Return the reference point of the hypervolume: what the study says, else a score's worst possible value."""
+        infos = self.score_infos
+        return tuple(
+            infos[objective.score].worst if objective.reference is None else objective.reference
+            for objective in self.objectives
+        )
 
     def directions(self) -> tuple[Direction, ...]:
         """Return the direction of each objective, the score's own unless the study says otherwise."""

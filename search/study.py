@@ -23,6 +23,8 @@ from search.provenance import provenance
 from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
 from search.spec import BudgetSpec, StudySpec
+from search.stopping.past import PastTrial
+from search.stopping.rule import StoppingRule
 from search.storage import database_url, open_study
 from search.store import StageStore, StoreError
 from search.yaml_file import load_study
@@ -36,6 +38,7 @@ class Spent:
     trials: int
     failed_trials: int
     train_tokens: int
+    compute_seconds: float
     wall_seconds: float
 
 
@@ -61,6 +64,8 @@ class Study:
         self._running: set[int] = set()
         self._fault: str | None = None
         self._store: StageStore | None = None
+        self._rule = StoppingRule(spec) if spec.stopping.enabled else None
+        self._past: dict[int, PastTrial] = {}
         self.stop_reason: str | None = None
 
     @classmethod
@@ -161,6 +166,7 @@ class Study:
             trials=len(self._asker.finished()),
             failed_trials=len(self._asker.failed()),
             train_tokens=self._asker.trained_tokens(),
+            compute_seconds=self._asker.compute_seconds(),
             wall_seconds=earlier + self._clock() - self._started,
         )
 
@@ -186,6 +192,23 @@ class Study:
             proposal = asked
         self._running.add(proposal.number)
         return proposal
+
+    def stop_early(self, number: int) -> bool:
+        """Return whether a trial in training ends at the boundary it has reached; its record then says so.
+
+        The record comes first and the storage when the trial is finished, as with every trial: a driver killed between
+        the two finds a stopped trial, one killed before finds a trial to be run again, and decides the same again.
+        """
+        folder = self.folder.trial(number)
+        record = folder.read_record()
+        if self._rule is None or record is None or record.state != "RUNNING":
+            return False
+        decision = self._rule.decide(record, self._past_of(number))
+        if decision is None or decision.outcome != "stop":
+            return False
+        ended = {"state": "PRUNED", "reason": decision.reason, "finished_at": utc_now()}
+        folder.write_record(record.model_copy(update=ended))
+        return True
 
     def finish(self, record: TrialRecord) -> TrialRecord:
         """Take a finished trial into the storage; returns the record, failed if a score it needs is missing."""
@@ -220,6 +243,8 @@ class Study:
             return f"all {budget.trials} trials are done"
         if budget.train_tokens is not None and spent.train_tokens >= budget.train_tokens:
             return f"{spent.train_tokens:,} of {budget.train_tokens:,} training tokens are spent"
+        if budget.compute_seconds is not None and spent.compute_seconds >= budget.compute_seconds:
+            return f"{spent.compute_seconds:.0f} of {budget.compute_seconds:.0f} seconds of compute are spent"
         if budget.wall_seconds is not None and spent.wall_seconds >= budget.wall_seconds:
             return f"{spent.wall_seconds:.0f} of {budget.wall_seconds:.0f} seconds are spent"
         return None
@@ -231,11 +256,26 @@ class Study:
             # The folder first: a trial that the storage calls finished is never looked at again.
             record = record.model_copy(update={"state": "FAIL", "reason": reason})
             self.folder.trial(record.number).write_record(record)
+        if self._rule is not None:
+            decisions = self._rule.decisions(record, self._past_of(record.number))
+            if decisions != record.stopping:
+                record = record.model_copy(update={"stopping": decisions})
+                self.folder.trial(record.number).write_record(record)
         self._asker.tell(record)
         if reason is not None and not record.recipe.stages:
             self._fault = f"the untouched base could not be scored: {reason}"
             self.stop_reason = self._fault
         return record
+
+    def _past_of(self, number: int) -> list[PastTrial]:
+        """Return the trials that the proposal of a trial learnt from, as the stopping rule sees them."""
+        assert self._rule is not None
+        numbers = self._asker.learnt_from(number)
+        for each in numbers:
+            record = None if each in self._past else self.folder.record_or_none(each)
+            if record is not None:
+                self._past[each] = PastTrial.of(record, self._rule.goals)
+        return [self._past[each] for each in numbers if each in self._past]
 
     def _tidy_store(self) -> None:
         """Keep what the front needs, and remove what the store has no room for."""
@@ -309,4 +349,6 @@ def _asker(spec: StudySpec, folder: StudyFolder, root: Path, create: bool) -> As
         spec.constraints,
         spec.compute.concurrent_trials,
         folder.record_or_none,
+        spec.references(),
+        spec.store.enabled,
     )

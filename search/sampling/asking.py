@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators.scores import Score
+from search.front import front_mask
 from search.records import Boundary, Proposal, TrialRecord
 from search.sampling.history import SamplerView
-from search.sampling.samplers import CONDITIONAL, make_sampler
+from search.sampling.samplers import CONDITIONAL, STAGEWISE, make_sampler, make_stagewise
+from search.sampling.stagewise.past import BOUNDARIES, as_boundary
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
 from spaces.recipe import Recipe
 from spaces.space import Space
@@ -30,7 +34,9 @@ PATIENCE = 8
 _BASELINE, _RECIPE, _DIGEST = "baseline", "recipe", "digest"
 _PREFIX_OF = "prefix_of"
 """Number of the trial at one of whose boundaries the model of this shorter recipe was scored."""
-_NOT_TRAINED, _REASON, _TOKENS = "not_trained", "reason", "trained_tokens"
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_NOT_TRAINED, _REASON = "not_trained", "reason"
+_TOKENS, _SECONDS = "trained_tokens", "compute_seconds"
 
 
 class Asker:
@@ -45,6 +51,8 @@ class Asker:
         constraints: Sequence[ConstraintSpec],
         concurrent_trials: int,
         read_record: Callable[[int], TrialRecord | None],
+        references: Sequence[float | None] | None = None,
+        has_store: bool = True,
     ) -> None:
         """Take over a study of the storage.
 
@@ -56,22 +64,31 @@ class Asker:
             constraints: Scores to keep within bounds.
             concurrent_trials: Trials side by side.
             read_record: Gives the record of a finished trial by its number.
+            references: Reference point of the hypervolume, one value per objective; None where there is none.
+            has_store: Whether stages that were trained once cost nothing later.
         """
         self._study = study
         self._view = SamplerView(study.study_name, study._storage)
         # Of the trials side by side, all but one may still train when the next is asked for. Twice as many are hidden
-        # from the sampler, so that it seldom has to wait for a slow one among them.
-        self._n_hidden = 2 * (concurrent_trials - 1)
+        # from Optuna's samplers, so that they seldom have to wait for a slow one among them; ours plans from one
+        # boundary to the next, and rather waits than misses one.
+        n_at_least = concurrent_trials - 1
+        self._n_hidden = n_at_least if sampler.name == STAGEWISE else 2 * n_at_least
         self._space = space
         self._sampler = sampler
         self._objectives = objectives
         self._constraints = constraints
         self._read_record = read_record
+        self._stagewise = (
+            make_stagewise(sampler, space, references or [None] * len(objectives), has_store)
+            if sampler.name == STAGEWISE
+            else None
+        )
         self._told_prefixes: set[int] = set()
         self._open: dict[int, optuna.Trial] = {}
         self._seen: dict[str, int] = {}
         for trial in study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         ):
             if _DIGEST in trial.user_attrs:
                 self._seen.setdefault(trial.user_attrs[_DIGEST], trial.number)
@@ -138,14 +155,17 @@ class Asker:
         return missing_reason(record.final_scores, self._names())
 
     def tell(self, record: TrialRecord) -> None:
-        """Tell Optuna a finished trial; a failed one as failed."""
+        """Tell Optuna a finished trial; a failed one as failed, one that was stopped early as pruned."""
         trial = self._open.pop(record.number)
         trial.set_user_attr(_TOKENS, record.trained_tokens)
-        if record.state == "FAIL":
+        trial.set_user_attr(_SECONDS, round(record.seconds.total, 3))
+        trial.set_user_attr(BOUNDARIES, self._boundaries(record))
+        if record.state in ("FAIL", "PRUNED"):
             trial.set_user_attr(_REASON, (record.reason or "")[:2000])
-            # A failed recipe may be tried again: the fault may have been mended.
-            self._seen.pop(trial.user_attrs[_DIGEST], None)
-            self._study.tell(trial, state=TrialState.FAIL)
+            if record.state == "FAIL":
+                # A failed recipe may be tried again: the fault may have been mended.
+                self._seen.pop(trial.user_attrs[_DIGEST], None)
+            self._study.tell(trial, state=TrialState[record.state])
             return
         values, violations = self._values(record.final_scores)
         for name, violation in violations.items():
@@ -156,7 +176,13 @@ class Asker:
 
     def finished(self) -> list[int]:
         """Return the numbers of trials that ended, duplicates left out."""
-        return [trial.number for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL)]
+        return [trial.number for trial in self._trials(*_ENDED)]
+
+    def learnt_from(self, number: int) -> list[int]:
+        """Return the numbers of the ended trials that the proposal of trial `number` could learn from."""
+        hidden = self._hidden(before=number)
+        ended = (trial.number for trial in self._trials(*_ENDED) if trial.number < number)
+        return [each for each in ended if each not in hidden]
 
     def failed(self) -> list[int]:
         """Return the numbers of trials that failed, duplicates left out."""
@@ -164,12 +190,32 @@ class Asker:
 
     def front(self) -> set[int]:
         """Return the numbers of the trials that no other one dominates; for a prefix, of the trial it belongs to."""
-        return {trial.user_attrs.get(_PREFIX_OF, trial.number) for trial in self._study.best_trials}
+        # Optuna's `best_trials` copies every trial deeply: most of a second at thousands of trials.
+        trials = [
+            trial
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if all(violation <= 0 for violation in trial.constraints.values())
+        ]
+        if not trials:
+            return set()
+        maximised = optuna.study.StudyDirection.MAXIMIZE
+        signs_K = np.array([-1.0 if each == maximised else 1.0 for each in self._study.directions])
+        mask_N = front_mask(np.array([trial.values for trial in trials]) * signs_K)
+        return {
+            trial.user_attrs.get(_PREFIX_OF, trial.number)
+            for trial, is_in in zip(trials, mask_N, strict=True)
+            if is_in
+        }
 
     def trained_tokens(self) -> int:
         """Return the tokens trained over all ended trials."""
         trials = self._study.get_trials(deepcopy=False)
         return sum(trial.user_attrs.get(_TOKENS, 0) for trial in trials)
+
+    def compute_seconds(self) -> float:
+        """Return the seconds that all ended trials took, added up."""
+        trials = self._study.get_trials(deepcopy=False)
+        return float(sum(trial.user_attrs.get(_SECONDS, 0.0) for trial in trials))
 
     def _names(self) -> list[str]:
         objectives = [objective.score for objective in self._objectives]
@@ -220,9 +266,9 @@ class Asker:
         A prefix of a recipe is a recipe, so its scores are an observation like any other; it is marked, costs nothing
         and does not count in the budget. Only now, and not when a trial ends: which one ends first is chance.
         """
-        hidden = self._hidden()
-        for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL):
-            if trial.number in hidden | self._told_prefixes:
+        skipped = self._hidden() | self._told_prefixes
+        for trial in self._trials(*_ENDED):
+            if trial.number in skipped:
                 continue
             self._told_prefixes.add(trial.number)
             record = self._read_record(trial.number)
@@ -260,6 +306,29 @@ class Asker:
         )
         self._seen[digest] = trial.number
 
+    def _boundaries(self, record: TrialRecord) -> list[dict[str, Any]]:
+        """Return what the prefixes of a trial's recipe scored and cost, as our own sampler reads it."""
+        found = []
+        for each in record.boundaries:
+            scores = {score.name: score for score in each.scores}
+            if missing_reason(scores, self._names()) is not None:
+                continue
+            stage = (
+                record.stages[each.n_stages - 1]
+                if 0 < each.n_stages <= len(record.stages)
+                else None
+            )
+            is_trained = stage is not None and not stage.is_stored
+            train_seconds = (
+                stage.train_seconds + stage.setup_seconds if stage and is_trained else None
+            )
+            evaluate_seconds = None if each.is_stored else each.evaluate_seconds
+            values, violations = self._values(scores)
+            found.append(
+                as_boundary(each.n_stages, values, violations, train_seconds, evaluate_seconds)
+            )
+        return found
+
     def _values(self, scores: Mapping[str, Score]) -> tuple[list[float], dict[str, float]]:
         """Return objective values, and violations of constraints by name."""
         found = {name: value for name in self._names() if (value := scores[name].value) is not None}
@@ -273,7 +342,7 @@ class Asker:
 
     def _prepare_view(self, number: int) -> None:
         """Let the sampler see what it sees when it is asked for trial `number`, also if that was asked for before."""
-        self._view.sampler = make_sampler(self._sampler, number)
+        self._view.sampler = self._stagewise or make_sampler(self._sampler, number)
         later = {trial.number for trial in self._trials() if trial.number > number}
         self._view.hidden = frozenset(self._hidden(before=number) | later)
 

@@ -1,9 +1,9 @@
-"""Optuna's samplers by the names that study.yaml uses."""
+"""Samplers by the names that study.yaml uses: our own, and Optuna's."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -16,7 +16,11 @@ from optuna.samplers import (
     TPESampler,
 )
 
+from search.sampling.stagewise import StagewiseSampler
 from search.spec import SamplerSpec
+from spaces.space import Space
+
+STAGEWISE = "stagewise"
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": TPESampler,
@@ -26,7 +30,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
 }
 
-CONDITIONAL = frozenset({"tpe", "random"})
+CONDITIONAL = frozenset({"tpe", "random", "stagewise"})
 """Samplers that are asked only for the values a recipe uses. The others model one fixed set of parameters: where trials
 differ in it, Optuna cuts their search space down to what all trials share and draws the rest at random."""
 
@@ -48,3 +52,13 @@ def make_sampler(spec: SamplerSpec, trial_number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return SAMPLERS[spec.name](**options)
+
+
+def make_stagewise(
+    spec: SamplerSpec,
+    space: Space,
+    references: Sequence[float | None],
+    prefixes_are_stored: bool,
+) -> StagewiseSampler:
+    """Return our own sampler. One serves a whole study: it seeds itself by the number of the trial."""
+    return StagewiseSampler(space, references, spec.seed, prefixes_are_stored)
