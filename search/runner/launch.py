@@ -35,6 +35,7 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
     from ray import tune
 
     from search.runner.callback import WatchCallback
+    from search.runner.scheduler import BoundaryScheduler
     from search.runner.searcher import StudySearcher
     from search.runner.trainable import RecipeTrainable
 
@@ -62,6 +63,7 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 tune.with_resources(trainable, _resources(compute, ray.cluster_resources())),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(study, watcher.started, watcher.finished),
+                    scheduler=BoundaryScheduler(study),
                     num_samples=-1,
                     max_concurrent_trials=compute.concurrent_trials,
                     reuse_actors=True,

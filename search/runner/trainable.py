@@ -16,6 +16,7 @@ from search.store import StageStore
 
 if TYPE_CHECKING:
     from search.lab import Lab
+    from search.records import Proposal
     from search.trial import TrialRun
 
 
@@ -23,7 +24,11 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     """Runs one recipe after another in one process."""
 
     def setup(self, config: dict[str, Any], spec: StudySpec, root: str, folder: str) -> None:
-        """Load what all trials share and prepare the first recipe."""
+        """Take note of the first recipe; nothing is loaded or written before its first step.
+
+        Tune starts actors for trials that it then gives to another one that comes free: a trial's folder belongs to
+        the actor that steps it.
+        """
         self._spec = spec
         self._root = Path(root)
         self._folder = StudyFolder(Path(folder))
@@ -31,20 +36,23 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._run: TrialRun | None = None
         self._fault: str | None = None
         self._ended_at: float | None = None
-        self._begin(config)
+        self._proposal: Proposal = config[PROPOSAL]
 
     def step(self) -> dict[str, Any]:
         """Train and score one stage."""
         if self._run is None:
+            self._begin()
+        if self._run is None:
             return {"done": True, N_BOUNDARIES: 0, FAULT: self._fault}
         is_done = self._run.step()
-        if is_done:
-            self._ended_at = time.monotonic()
+        # Any boundary may turn out to be the trial's last: the scheduler decides after this.
+        self._ended_at = time.monotonic()
         return {"done": is_done, N_BOUNDARIES: len(self._run.record.boundaries)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Prepare the next recipe in the same process."""
-        self._begin(new_config)
+        """Take note of the next recipe for the same process."""
+        self._run = None
+        self._proposal = new_config[PROPOSAL]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -53,10 +61,10 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Load nothing; see `save_checkpoint`."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        proposal = config[PROPOSAL]
+    def _begin(self) -> None:
+        proposal = self._proposal
         idle_seconds = time.monotonic() - self._ended_at if self._ended_at is not None else 0.0
-        self._run = self._fault = None
+        self._fault = None
         try:
             check_origin()
             from search.lab import Lab

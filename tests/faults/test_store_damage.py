@@ -1,18 +1,33 @@
-"""Every file of 50 entries cut short or with one bit flipped: found by verify, found by use, never returned."""
+"""Every file of 50 entries cut short or with one bit flipped: found by verify, found by use, never returned.
+
+First entries of known content, then stages that a study has trained and trains again.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
+from killing import write_study
 from store_tools import content, digest_of, put
 
+from search.folders import TrialFolder
+from search.lab import Lab
+from search.records import Proposal, TrialRecord
 from search.store import Damaged, Entry, NotStored, StageStore
+from search.trial import TrialRun
+from search.yaml_file import load_study
+from spaces.recipe import Recipe
+from spaces.space import Space
 
 N_ENTRIES = 50
+DOSES = (150, 200, 250, 300, 350)
 
 
 def files_of(number: int) -> dict[str, bytes]:
@@ -57,12 +72,13 @@ def damaged_files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(root).parts[2], path
 
 
-def test_every_damaged_file_is_found_each_time_and_rebuilt(store: StageStore) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_damaged_file_is_found_each_time_and_rebuilt(store: StageStore, first: int) -> None:
     numbers = random.Random(7)
     found = list(damaged_files(Path(store.root), "entries"))
     assert len(found) == 4 * N_ENTRIES  # three files and the manifest
     for turn, (digest, path) in enumerate(found):
-        damage = (cut, flip)[(turn + turn // 4) % 2]  # each of the four files in both ways
+        damage = (cut, flip)[(turn + first) % 2]
         path = next(place for place in [path, *_same_name(store, digest, path)] if place.exists())
         whole = path.read_bytes()
         path.chmod(0o644)
@@ -194,3 +210,103 @@ def test_an_entry_whose_need_is_missing_is_told_and_stays(tmp_path: Path) -> Non
     assert store.find(b) is not None
     put(store, a)
     assert store.verify() == []
+
+
+class TrainedStages:
+    """A study's recipes, trained and scored in this process until so many stages are stored."""
+
+    def __init__(self, folder: Path, n_stages: int) -> None:
+        doses = {"{choice: [150, 300]}": f"{{choice: {list(DOSES)}}}"}
+        study = write_study(folder / "study", 1, doses)
+        spec = load_study(study)
+        self.folder = folder
+        self.root = str(folder / "store")
+        self._lab = Lab.load(spec, study.parent, StageStore(self.root))
+        self._n_trials = 0
+        self.n_trained_again = 0
+        self.by_digest: dict[str, tuple[Recipe, TrialRecord]] = {}
+        """The recipe that ends with a stage, and the record of its trial."""
+        space = Space(spec.influences, spec.order)
+        for dose, order in product(DOSES, permutations(("tone", "form", "taste"))):
+            params = space.encode(order, {"tone.dose_tokens": dose})
+            recipe = space.decode(params)
+            for n in range(1, len(order) + 1):
+                record = self.run(recipe.prefix(n))
+                self.by_digest.setdefault(record.stages[-1].digest, (recipe.prefix(n), record))
+                if len(self.by_digest) == n_stages:
+                    return
+
+    def run(self, recipe: Recipe) -> TrialRecord:
+        """Train and score a recipe as in a process that has checked nothing yet."""
+        lab = replace(self._lab, store=StageStore(self.root))
+        folder = TrialFolder(self.folder / f"trials/{self._n_trials:04d}")
+        trial = TrialRun(lab, folder, Proposal(self._n_trials, {}, recipe, None))
+        self._n_trials += 1
+        while not trial.step():
+            pass
+        assert trial.record.state == "COMPLETE"
+        return trial.record
+
+    def forget_scores(self, digest: str) -> None:
+        """Have the model measured by the next one who asks, so that its weights are needed."""
+        shutil.rmtree(Path(self.root, "scores", digest[:2], digest))
+
+
+def check_damage(stages: TrainedStages, path: Path, damage: Callable[..., bytes]) -> None:
+    """Damage one file of a stage; verify and the next trial find it, and that trial puts it right."""
+    store = StageStore(stages.root)
+    digest = path.relative_to(stages.root).parts[2]
+    recipe, before = stages.by_digest[digest]
+    whole = content(store.fetch(digest))
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(damage(path.read_bytes(), random.Random(str(path.name) + digest)))
+    path.chmod(mode)
+    faults = store.verify()
+    # Those that build on it are told as well when its manifest is gone.
+    assert {fault.digest for fault in faults if "needs" not in fault.reason} == {digest}
+    stages.forget_scores(digest)
+    after = stages.run(recipe)
+    assert [stage.is_stored for stage in after.stages] == [True] * (len(after.stages) - 1) + [False]
+    assert after.stages[-1].loss_by_step == before.stages[-1].loss_by_step
+    assert [b.scores for b in after.boundaries] == [b.scores for b in before.boundaries]
+    assert not after.boundaries[-1].is_stored
+    mended = StageStore(stages.root)
+    assert mended.verify() == []
+    assert content(mended.fetch(digest)) == whole
+    stages.n_trained_again += 1
+    stages.forget_scores(digest)
+    assert all(stage.is_stored for stage in stages.run(recipe).stages)
+
+
+def files_of_stage(store: StageStore, digest: str) -> list[Path]:
+    """Return the manifest and the files that it names."""
+    entry = store.find(digest)
+    assert entry is not None
+    folder = Path(store.root, "entries", digest[:2], digest)
+    return [folder / "manifest.json", *sorted((folder / entry.attempt).iterdir())]
+
+
+def damage_stages(folder: Path, n_stages: int) -> int:
+    """Damage every file of so many trained stages, each in both ways; returns how often."""
+    stages = TrainedStages(folder, n_stages)
+    store = StageStore(stages.root)
+    digests = [entry.digest for entry in store.entries()]
+    assert sorted(digests) == sorted(stages.by_digest)
+    assert len(digests) == n_stages
+    assert {len(files_of_stage(store, digest)) for digest in digests} == {2}
+    for digest, damage, place in product(digests, (cut, flip), (0, 1)):
+        check_damage(stages, files_of_stage(store, digest)[place], damage)
+    return stages.n_trained_again
+
+
+def test_every_damaged_file_of_a_trained_stage_is_found_and_trained_again(tmp_path: Path) -> None:
+    assert damage_stages(tmp_path, 4) == 4 * 2 * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_damaged_file_of_50_trained_stages_is_found_and_trained_again(tmp_path: Path) -> None:
+    n_damaged = damage_stages(tmp_path, N_ENTRIES)
+    print(f"\n{n_damaged} damaged files of {N_ENTRIES} trained stages, all found and trained again")
+    assert n_damaged == N_ENTRIES * 2 * 2

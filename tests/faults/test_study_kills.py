@@ -118,7 +118,7 @@ def test_killed_now_and_then_a_study_ends_as_if_it_had_not_been(gate: Gate, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "nsga3"])
+@pytest.mark.parametrize("sampler", ["stagewise", "random", "tpe", "nsga2", "nsga3"])
 def test_killed_at_every_write_a_study_ends_as_if_it_had_not_been(
     gate: Gate, tmp_path: Path, sampler: str
 ) -> None:

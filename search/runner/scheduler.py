@@ -1,0 +1,40 @@
+"""The scheduler that asks a Study after every stage whether the trial goes on.
+
+Neither Ray Tune's schedulers nor Optuna's pruners stop trials by several objectives. What the worker of a stopped trial
+has written stays as it is: Tune asks it for no further step, and the study records the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from search.runner.searcher import NUMBER
+from search.study import Study
+
+
+class BoundaryScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
+    """Runs trials in the order they were proposed, and stops those that the study's rule gives up."""
+
+    # With buffered results the worker would be stages ahead of the decision.
+    _supports_buffered_results = False
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self._study = study
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return whether a trial goes on after a boundary; not called at its last one."""
+        is_over = self._study.stop_early(trial.config[NUMBER])
+        return str(TrialScheduler.STOP if is_over else TrialScheduler.CONTINUE)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the study's storage is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the study's storage is the truth."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its scheduler into experiment state that is never read back."""
+        return {}
