@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from search.cli import check, init, plan, run, schema, status, store, train
+from search.cli import check, graph, init, methods, plan, run, schema, status, store, train
 from search.errors import ApportionError
 from search.messages import one_line
 
@@ -41,11 +41,13 @@ Examples:
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
+app.command("methods", epilog=methods.EXAMPLES)(methods.methods)
 app.command("run", epilog=run.RUN_EXAMPLES)(run.run)
 app.command("resume", epilog=run.RESUME_EXAMPLES)(run.resume)
 app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
+app.command("graph", epilog=graph.EXAMPLES)(graph.graph)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.add_typer(store.app)
 app.command("schema", epilog=schema.EXAMPLES)(schema.schema)
