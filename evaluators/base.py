@@ -59,6 +59,22 @@ class Evaluator(ABC):
         """Return what `measure` needs to know of the base; measured once, kept in memory, picklable."""
         return None
 
+    def write_reference(self, reference: Any) -> bytes | None:
+        """Return what `reference` returned as bytes, for other processes; None if it cannot be kept."""
+        return None
+
+    def read_reference(self, data: bytes, base: LoadedModel) -> Any:
+        """Return what `write_reference` was given, bit for bit.
+
+        Args:
+            data: Not to be trusted: it comes from a store that others write.
+            base: The base it was measured on.
+
+        Raises:
+            ValueError: It is no reference of this evaluator and base.
+        """
+        raise ValueError(f"evaluator {self.name} keeps no reference")
+
     @abstractmethod
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return scores and items of a model.
@@ -68,6 +84,12 @@ class Evaluator(ABC):
             reference: What `reference` returned for the base, or None if there is none.
             outputs: What the model wrote for `prompts`, in their order.
         """
+
+    def measure_base(
+        self, base: LoadedModel, reference: Any, outputs: Sequence[str]
+    ) -> Measurement:
+        """Return what `measure` returns for the base itself; override it where `reference` has the answer."""
+        return self.measure(base, reference, outputs)
 
 
 def score(info: ScoreInfo, estimate: Estimate, n: int) -> Score:

@@ -83,14 +83,53 @@ class Suite:
                     faults[evaluator.name] = f"measuring the base failed: {_reason(error)}"
         return Reference(self.version, parts, faults)
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `reference` measures anything."""
+        return any(evaluator.needs_reference for evaluator in self.evaluators)
+
+    def reference_files(self, reference: Reference) -> dict[str, bytes] | None:
+        """Return a reference as files by evaluator name; None if it has faults or an evaluator cannot keep its part."""
+        if reference.faults:
+            return None
+        files = {}
+        for evaluator in self.evaluators:
+            if evaluator.name in reference.parts:
+                data = evaluator.write_reference(reference.parts[evaluator.name])
+                if data is None:
+                    return None
+                files[evaluator.name] = data
+        return files
+
+    def read_reference(self, files: Mapping[str, bytes], base: LoadedModel) -> Reference:
+        """Return the reference that `reference_files` was given, bit for bit.
+
+        Args:
+            files: Not to be trusted.
+            base: The base it was measured on.
+
+        Raises:
+            ValueError: They are no reference of this suite and base.
+        """
+        wanted = [evaluator for evaluator in self.evaluators if evaluator.needs_reference]
+        if set(files) != {evaluator.name for evaluator in wanted}:
+            raise ValueError("the reference has the parts of other evaluators")
+        with base.ready():
+            parts = {
+                evaluator.name: evaluator.read_reference(files[evaluator.name], base)
+                for evaluator in wanted
+            }
+        return Reference(self.version, parts)
+
     def measure(
-        self, model: LoadedModel, reference: Reference | None = None
+        self, model: LoadedModel, reference: Reference | None = None, is_base: bool = False
     ) -> dict[str, Measurement]:
         """Return each evaluator's scores and items. An evaluator that raises gets missing scores with the reason.
 
         Args:
             model: The model.
             reference: What `reference` returned for the base; without it, scores relative to the base are missing.
+            is_base: Whether the model is the very base of the reference, so that nothing is measured twice.
 
         Raises:
             ValueError: The reference belongs to another suite.
@@ -103,9 +142,11 @@ class Suite:
         with (
             model.ready()
         ):  # once for all evaluators: entering costs a copy of the weights in bfloat16
-            return self._measure(model, reference)
+            return self._measure(model, reference, is_base)
 
-    def _measure(self, model: LoadedModel, reference: Reference | None) -> dict[str, Measurement]:
+    def _measure(
+        self, model: LoadedModel, reference: Reference | None, is_base: bool
+    ) -> dict[str, Measurement]:
         prompts = {evaluator.name: evaluator.prompts() for evaluator in self.evaluators}
         outputs, fault = self._generate(model, [each for part in prompts.values() for each in part])
         found = {}
@@ -120,8 +161,9 @@ class Suite:
                 found[evaluator.name] = _missing(evaluator, reason)
                 continue
             own_outputs = [outputs[_key(prompt)] for prompt in own]
+            measure = evaluator.measure_base if is_base and part is not None else evaluator.measure
             try:
-                found[evaluator.name] = evaluator.measure(model, part, own_outputs)
+                found[evaluator.name] = measure(model, part, own_outputs)
             except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found

@@ -14,7 +14,7 @@ from evaluators.suite import Reference, Suite
 from search.errors import DataError
 from search.prefixes import Prefixes
 from search.recipe_file import RecipeFile, digest_context
-from search.scoring import SuiteResult, read_result, write_result
+from search.scoring import SuiteResult, base_reference, read_result, write_result
 from search.sources import Source, read_source
 from search.spec import StudySpec
 from search.stages.base_model import ResidentBase
@@ -53,7 +53,7 @@ class Lab:
 
     @classmethod
     def load(cls, spec: StudySpec, root: Path, store: StageStore | None) -> Lab:
-        """Load everything.
+        """Load everything; what another process has measured of the base comes from the store.
 
         Args:
             spec: The study.
@@ -79,10 +79,13 @@ class Lab:
         except ValueError as error:
             raise DataError(str(error)) from error
         loaded = loaded_model(base.fresh(), precision)
-        exams = [
-            Exam(suite, suite.reference(loaded), f"{suite.version[:40]}-{precision}")
-            for suite in suites
-        ]
+        origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
+        exams = []
+        for suite in suites:
+            version = exam_version(suite, precision)
+            exams.append(
+                Exam(suite, base_reference(suite, version, loaded, origin, store), version)
+            )
         seconds = time.monotonic() - started
         return cls(spec, root, base, sources, exams[0], exams[1], store, seconds)
 
@@ -104,7 +107,7 @@ class Lab:
         if stored is not None:
             return stored
         loaded = loaded_model(prefixes.model(n_stages), self.spec.training.precision)
-        measured = exam.suite.measure(loaded, exam.reference).values()
+        measured = exam.suite.measure(loaded, exam.reference, is_base=n_stages == 0).values()
         scores: list[Score] = [score for found in measured for score in found.scores]
         items: list[Item] = [item for found in measured for item in found.items]
         result = SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
@@ -133,6 +136,11 @@ def recipe_prefixes(
     digests = recipe.prefix_digests(context + arithmetic(base.device, threads), hashes)
     prefixes = Prefixes(base, recipe, digests, seeds, sources, spec.training, store, trainer)
     return prefixes, digests
+
+
+def exam_version(suite: Suite, precision: Precision) -> str:
+    """Return the name under which the store keeps what a suite says in a precision."""
+    return f"{suite.version[:40]}-{precision}"
 
 
 def loaded_model(ref: ModelRef, precision: Precision) -> LoadedModel:

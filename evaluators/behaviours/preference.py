@@ -18,19 +18,24 @@ Limits   Likelihood of given answers is not what a model writes. `gain` grows wi
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from evaluators.base import Evaluator, Row, conversation_of, first_rows, hash_of, item, score, shown
 from evaluators.scores import Item, Measurement, Score, ScoreInfo
 from evaluators.spec import PreferenceSpec
 from evaluators.stats import Estimate, mean_estimate, share_estimate
+from evaluators.tokens import Logp
 
 if TYPE_CHECKING:
     from evaluators.models import LoadedModel
-    from evaluators.tokens import Logp
 
+_Answer = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[int, Field(gt=0)]]
+_PAIRS = TypeAdapter(list[tuple[_Answer, _Answer]], config=ConfigDict(strict=True))
 NO_REFERENCE = "nothing is known of the base: measure the suite's reference first"
 
 
@@ -64,9 +69,36 @@ class Preference(Evaluator):
         """Return the base's log-probabilities of the answers."""
         return base.completion_logps(self.pairs)
 
+    def write_reference(self, reference: Any) -> bytes | None:
+        """Return JSON: per pair, nats and number of tokens of both answers; None if nats are not finite."""
+        if not all(math.isfinite(answer.nats) for pair in reference for answer in pair):
+            return None
+        return json.dumps(reference).encode()
+
+    def read_reference(self, data: bytes, base: LoadedModel) -> list[tuple[Logp, ...]]:
+        """Return what `write_reference` was given; JSON writes floats so that they come back bit for bit.
+
+        Raises:
+            ValueError: It is no such JSON, or of another number of pairs.
+        """
+        pairs = _PAIRS.validate_json(data)
+        if len(pairs) != len(self.pairs):
+            raise ValueError(f"the reference has {len(pairs)} pairs, not {len(self.pairs)}")
+        return [(Logp(*chosen), Logp(*rejected)) for chosen, rejected in pairs]
+
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return accuracy and margin, and the gains if the base's log-probabilities are known."""
-        logps = model.completion_logps(self.pairs)
+        return self._measurement(model.completion_logps(self.pairs), reference)
+
+    def measure_base(
+        self, base: LoadedModel, reference: Any, outputs: Sequence[str]
+    ) -> Measurement:
+        """Return the same of the base, whose log-probabilities the reference is."""
+        return self._measurement(reference, reference)
+
+    def _measurement(
+        self, logps: Sequence[tuple[Logp, ...]], reference: Sequence[tuple[Logp, ...]] | None
+    ) -> Measurement:
         margins, gains, items = [], [], []
         for index, (row, (chosen, rejected)) in enumerate(zip(self.rows, logps, strict=True)):
             values: dict[str, float] = {

@@ -37,11 +37,14 @@ from evaluators.base import (
 from evaluators.scores import Measurement
 from evaluators.spec import RetentionSpec
 from evaluators.stats import ratio_estimate
+from evaluators.tokens import text_windows
 
 if TYPE_CHECKING:
     from evaluators.models import LoadedModel, TextHidden
 
 DEFAULT_SOURCE = "pydoc_data.topics"
+HIDDEN = "hidden"
+"""Name of the tensor in a kept reference: hidden states of all windows, (N, H)."""
 
 
 class Retention(Evaluator):
@@ -64,6 +67,40 @@ class Retention(Evaluator):
     def reference(self, base: LoadedModel) -> TextHidden:
         """Return the base's final hidden states of the texts, and its head."""
         return base.text_hidden(self.texts, self.spec.max_tokens)
+
+    def write_reference(self, reference: Any) -> bytes | None:
+        """Return the hidden states as safetensors; not the head, which the base has. None if they are not finite."""
+        import torch
+        from safetensors.torch import save
+
+        hidden_NH = torch.cat(reference.hidden)
+        if not bool(hidden_NH.isfinite().all()):
+            return None
+        data: bytes = save({HIDDEN: hidden_NH})
+        return data
+
+    def read_reference(self, data: bytes, base: LoadedModel) -> TextHidden:
+        """Return what `write_reference` was given, with the head of the base.
+
+        Raises:
+            ValueError: It holds other than one row of the base's width per token, in the dtype of its head.
+        """
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        windows = text_windows(base.tokenizer, self.texts, self.spec.max_tokens)
+        counts = [len(window.ids) - window.first for window in windows]
+        of_base = base.text_hidden((), self.spec.max_tokens)
+        try:
+            hidden_NH = load(data)[HIDDEN]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"the reference is no file of hidden states ({error})") from None
+        shape = (sum(counts), of_base.head_weight.shape[1])
+        if hidden_NH.shape != shape or hidden_NH.dtype != of_base.head_weight.dtype:
+            raise ValueError(f"the reference's hidden states are not of shape {shape}")
+        parts = torch.split(hidden_NH, counts)
+        return of_base._replace(hidden=tuple(part.clone() for part in parts))
 
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return the change of bits per byte and the KL divergence.

@@ -170,6 +170,45 @@ def test_records_survive_json_and_the_reference_a_pickle(kind: str, root: Path) 
     assert Measurement.model_validate_json(found.model_dump_json()) == found
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kept_reference_gives_the_very_scores_of_the_measured_one(
+    kind: str, precision: str, root: Path
+) -> None:
+    suite, base = suite_of(kind, root), load(root, precision=precision)
+    reference = suite.reference(base)
+    files = suite.reference_files(reference)
+    assert files is not None
+    assert set(files) == set(reference.parts)
+    kept = suite.read_reference(files, load(root, precision=precision))
+    other = load(root, 0.05, precision)
+    assert suite.measure(other, kept) == suite.measure(other, reference)
+
+
+def test_base_has_the_scores_that_measuring_it_like_any_model_gives(kind: str, root: Path) -> None:
+    suite, base = suite_of(kind, root), load(root)
+    reference = suite.reference(base)
+    assert suite.measure(base, reference, is_base=True) == suite.measure(base, reference)
+
+
+@pytest.mark.parametrize("kind", ["preference", "retention"])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[[[-1.0, 1], [NaN, 1]]]", b"\x80\x04N."])
+def test_kept_reference_that_is_none_is_refused(kind: str, data: bytes, root: Path) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        suite_of(kind, root).read_reference({"it": data}, load(root))
+
+
+@pytest.mark.parametrize("kind", ["preference", "retention"])
+def test_kept_reference_of_less_data_is_refused(kind: str, root: Path) -> None:
+    spec = TypeAdapter(EvaluatorSpec).validate_python(
+        {"evaluator": kind, **SPECS[kind], "limit": 5}
+    )
+    less, base = Suite({"it": spec}, ROWS, root), load(root)
+    files = less.reference_files(less.reference(base))
+    assert files is not None
+    with pytest.raises(ValueError, match="reference"):
+        suite_of(kind, root).read_reference(files, base)
+
+
 def test_items_are_numbered_in_the_order_of_the_data(kind: str, root: Path) -> None:
     suite = suite_of(kind, root)
     found = suite.measure(load(root), suite.reference(load(root)))["it"]
