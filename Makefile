@@ -34,7 +34,7 @@ test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m slow
 
 # Speed of training and proposals; prints ratios within one run. Arguments: make bench BENCH=tests/benchmarks/bench_stages.py
-BENCH ?= $(wildcard tests/benchmarks/bench_*.py)
+BENCH ?= $(wildcard tests/benchmarks/bench_*.py tests/benchmarks/*/bench_*.py)
 bench: $(VENV)/.test-installed
 	@for file in $(BENCH); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 

@@ -197,7 +197,7 @@ class Prefixes:
         meta = {
             "record": record.model_dump(mode="json"),
             "trainer": self._trainer,
-            "source_hashes": {name: self._hashes[name] for name in record.stage.mix},
+            "source_hashes": {name: self._hashes[name] for name in record.stage.sources},
             "seconds": record.train_seconds + record.setup_seconds,
             "parent": self._digests[number - 1] if number > 1 else None,
             "needs": list(self._digests[1:number]) if has_needs else [],
@@ -216,7 +216,7 @@ class Prefixes:
         try:
             record = StageRecord.model_validate(entry.meta["record"])
             hashes = entry.meta["source_hashes"]
-            names = {self._hashes[name]: name for name in self._recipe.stages[number - 1].mix}
+            names = {self._hashes[name]: name for name in self._recipe.stages[number - 1].sources}
             renamed = {old: names[hashes[old]] for old in record.tokens_by_source}
         except (KeyError, TypeError, ValidationError):
             return None

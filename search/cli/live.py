@@ -12,7 +12,7 @@ from rich.text import Text
 from search.cli.output import duration
 from search.plan import Speeds, measured_speeds
 from search.records import Proposal, TrialRecord
-from search.report.numbers import score_text
+from search.report.numbers import score_text, tokens_text
 from search.report.terminal import front_table
 from search.report.view import StudyView, load_view
 from search.study import Study
@@ -83,6 +83,9 @@ class Progress:
         self.view = load_view(self.study.folder.path)
         if record.state == "FAIL":
             self._say(f"trial {record.number} failed: {record.reason}")
+        elif record.state == "PRUNED":
+            saved = tokens_text(record.saved_tokens)
+            self._say(f"trial {record.number} {record.reason}; up to {saved} stage tokens saved")
         elif self._live is None:
             names = [objective.score for objective in self.study.spec.objectives]
             told = (f"{name} {score_text(record.final_scores.get(name))}" for name in names)
@@ -117,10 +120,13 @@ class Progress:
         spent, budget = self.study.spent(), self.study.budget
         of = f" of {budget.trials}" if budget.trials else ""
         failed = f", {spent.failed_trials} failed" if spent.failed_trials else ""
+        records = [record for record in self.finished_records if record.state == "PRUNED"]
+        saved = tokens_text(sum(record.saved_tokens for record in records))
+        stopped = f", {len(records)} stopped early ({saved} tokens saved)" if records else ""
         left = seconds_left(self.study, self.running, self.finished_records)
         eta = f", ETA {duration(left)}" if left is not None else ""
         return (
-            f"{spent.trials}{of} trials done{failed}, {spent.train_tokens / 1000:.1f}k tokens trained, "
+            f"{spent.trials}{of} trials done{failed}{stopped}, {spent.train_tokens / 1000:.1f}k tokens trained, "
             f"{duration(spent.wall_seconds)} so far{eta}"
         )
 
@@ -147,9 +153,12 @@ def seconds_left(
             estimates.append((to_start * mean + in_flight) / slots)
     if budget.wall_seconds is not None:
         estimates.append(max(0.0, budget.wall_seconds - spent.wall_seconds))
-    if budget.train_tokens is not None and spent.train_tokens:
-        share = spent.train_tokens / budget.train_tokens
-        estimates.append(spent.wall_seconds * max(0.0, 1 / share - 1))
+    for used, total in (
+        (spent.train_tokens, budget.train_tokens),
+        (spent.compute_seconds, budget.compute_seconds),
+    ):
+        if total is not None and used:
+            estimates.append(spent.wall_seconds * max(0.0, total / used - 1))
     return min(estimates, default=None)
 
 

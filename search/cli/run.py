@@ -59,6 +59,9 @@ def resume(
     train_tokens: Annotated[
         int | None, typer.Option(help="New total of training tokens.", min=1)
     ] = None,
+    compute_seconds: Annotated[
+        float | None, typer.Option(help="New total of seconds that trials take.", min=1)
+    ] = None,
     wall_seconds: Annotated[
         float | None, typer.Option(help="New total of seconds, over all launches.", min=1)
     ] = None,
@@ -77,6 +80,7 @@ def resume(
     changes = {
         "trials": trials,
         "train_tokens": train_tokens,
+        "compute_seconds": compute_seconds,
         "wall_seconds": wall_seconds,
         "failed_trials": failed_trials,
     }
@@ -154,6 +158,7 @@ def _print_end(study: Study, console: Console, ended: str, as_json: bool) -> Non
                 "trials": spent.trials,
                 "failed_trials": spent.failed_trials,
                 "train_tokens": spent.train_tokens,
+                "compute_seconds": round(spent.compute_seconds, 1),
                 "wall_seconds": round(spent.wall_seconds, 1),
                 "front": [trial.number for trial in view.front_trials],
                 "report": str(report) if report else None,

@@ -36,11 +36,13 @@ def status(folder: Folder, as_json: Json = False) -> None:
     study = StudyFolder(folder)
     file = study.read_file()
     view = load_view(study.path)
-    states = {state: 0 for state in ("COMPLETE", "FAIL", "RUNNING")}
+    states = {state: 0 for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
     for trial in view.trials:
         states[trial.state] += 1
     tokens = sum(trial.trained_tokens for trial in view.trials)
+    saved = sum(trial.saved_tokens for trial in view.trials)
     seconds = sum(launch.wall_seconds for launch in file.launches)
+    compute = sum(trial.seconds.total for trial in view.trials)
     budget = file.budget.model_dump(exclude_none=True)
     front = [trial.number for trial in view.front_trials]
     if as_json:
@@ -49,6 +51,8 @@ def status(folder: Folder, as_json: Json = False) -> None:
                 "study": view.spec.name,
                 "trials": states,
                 "train_tokens": tokens,
+                "saved_tokens": saved,
+                "compute_seconds": round(compute, 1),
                 "wall_seconds": seconds,
                 "budget": budget,
                 "front": front,
@@ -58,14 +62,17 @@ def status(folder: Folder, as_json: Json = False) -> None:
         return
     from rich.console import Console
 
+    from search.report.stopping import stopping_sentence
     from search.report.terminal import front_table
 
     console = Console()
     ended = file.launches[-1].ended if file.launches else None
     for line in (
         f"study    {view.spec.name}",
-        f"trials   {states['COMPLETE']} complete, {states['FAIL']} failed, {states['RUNNING']} running or abandoned",
-        f"spent    {tokens:,} training tokens, {duration(seconds)}",
+        f"trials   {states['COMPLETE']} complete, {states['PRUNED']} stopped early, {states['FAIL']} failed, "
+        f"{states['RUNNING']} running or abandoned",
+        f"spent    {tokens:,} training tokens, {duration(compute)} of compute, {duration(seconds)} of wall time",
+        *([f"stopping {told}"] if (told := stopping_sentence(view)) else []),
         f"budget   {', '.join(f'{name} {value:,}' for name, value in budget.items())}",
         f"state    {ended or 'running, or killed: `apportion resume` goes on'}",
     ):

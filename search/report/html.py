@@ -15,6 +15,7 @@ from evaluators.scores import ScoreInfo
 from search.records import TrialRecord
 from search.report import describe, numbers
 from search.report.payload import payload, script_json
+from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
 from search.report.view import StudyView, holdout_scores, hypervolumes, total_seconds
 
@@ -52,6 +53,8 @@ def _context(view: StudyView) -> dict[str, Any]:
         "trials": describe.trials_sentence(view),
         "budget": describe.budget_sentence(view),
         "budget_rows": describe.budget_rows(view),
+        "stopping": stopping_sentence(view),
+        "stopped": stopped_rows(view),
         "knee": describe.knee_sentence(view),
         "interval_note": describe.INTERVAL_NOTE,
         "n_running": len(running),
@@ -74,8 +77,8 @@ def _context(view: StudyView) -> dict[str, Any]:
 
 
 def _table_order(view: StudyView) -> list[TrialRecord]:
-    """Return the front, the base, then the feasible, the infeasible, the running and the failed."""
-    ranks = {"COMPLETE": 2, "RUNNING": 4, "FAIL": 5}
+    """Return the front, the base, then the feasible, the infeasible, the stopped, the running and the failed."""
+    ranks = {"COMPLETE": 2, "PRUNED": 4, "RUNNING": 5, "FAIL": 6}
 
     def rank(trial: TrialRecord) -> tuple[int, int]:
         if view.base is not None and trial.number == view.base.number:

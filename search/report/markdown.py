@@ -9,6 +9,7 @@ from search.records import TrialRecord
 from search.report import describe
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
 from search.report.samples import Sample, load_samples
+from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
 from search.report.view import StudyView, holdout_scores, total_seconds
 from spaces.recipe import Stage
@@ -28,6 +29,7 @@ def report_markdown(view: StudyView) -> str:
         describe.front_sentence(view),
         f"{escaped(describe.searched_sentence(view))} {describe.trials_sentence(view)}",
         describe.budget_sentence(view),
+        escaped(stopping_sentence(view)),
         describe.INTERVAL_NOTE,
         "![Front](front.png)",
         *_front(view),
@@ -109,10 +111,10 @@ def _recipes(view: StudyView) -> list[str]:
 def _stage_cells(stage: Stage, trained: int | None) -> list[str]:
     cells = [
         stage.influence,
-        stage.method,
+        stage.method_text,
         describe.adapter_text(stage.adapter),
         describe.where_text(stage.adapter),
-        ", ".join(f"{source} {share:.0%}" for source, share in stage.mix.items()),
+        stage.mix_text,
         f"{stage.dose_tokens:,}",
         f"{trained:,}" if trained is not None else "",
         number_text(stage.learning_rate),
@@ -128,14 +130,16 @@ def _failures(view: StudyView) -> list[str]:
         for kind, found in (
             ("failed", describe.failures(view)),
             ("infeasible", describe.infeasible_rows(view)),
+            ("stopped early", stopped_rows(view)),
         )
         for reason, numbers in found
     ]
     if not rows:
         return []
     return [
-        "## Failed and infeasible trials",
-        "A failed trial could not be trained or scored; an infeasible one breaks a constraint.",
+        "## Failed, infeasible and stopped trials",
+        "A failed trial could not be trained or scored; an infeasible one breaks a constraint; one that was stopped "
+        "early could no longer reach the front or keep a constraint, by the scores after its first stages.",
         _table(["reason", "trials", "numbers"], rows),
     ]
 

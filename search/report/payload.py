@@ -99,10 +99,15 @@ def _stages(trial: TrialRecord) -> list[dict[str, Any]]:
 def _stage(stage: Stage, record: StageRecord | None) -> dict[str, Any]:
     return {
         "influence": stage.influence,
-        "method": stage.method,
+        "method": stage.method_text,
         "adapter": adapter_text(stage.adapter),
         "where": where_text(stage.adapter),
-        "mix": {name: _short(share) for name, share in stage.mix.items()},
+        # Of a joint stage, shares of each loss's tokens.
+        "mix": {
+            name: _short(share)
+            for term in stage.losses.values()
+            for name, share in term.mix.items()
+        },
         "dose": stage.dose_tokens,
         "rate": stage.learning_rate,
         "beta": stage.beta,

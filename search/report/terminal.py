@@ -77,8 +77,11 @@ def _cell(trial: TrialRecord, name: str, has_room: bool) -> str:
 def _caption(view: StudyView, has_room: bool, max_rows: int) -> str:
     n_running = sum(trial.state == "RUNNING" for trial in view.trials)
     n_failed = sum(trial.state == "FAIL" for trial in view.trials)
+    n_stopped = sum(trial.state == "PRUNED" for trial in view.trials)
+    stopped = f", {n_stopped:,} stopped early" if n_stopped else ""
     parts = [
-        f"{count_text(len(view.finished), 'trial')} finished, {n_failed:,} of them failed, {n_running:,} running"
+        f"{count_text(len(view.finished), 'trial')} finished, {n_failed:,} of them failed{stopped}, "
+        f"{n_running:,} running"
     ]
     n_more = len(_rows(view)) - max_rows
     if n_more > 0:

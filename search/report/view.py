@@ -50,7 +50,7 @@ class HypervolumePoint:
     """Hypervolume of the front once some trials had finished."""
 
     n_finished: int
-    """Trials finished so far, failed ones included."""
+    """Trials finished so far, failed and stopped ones included."""
     compute_seconds: float
     """Seconds of all finished trials together."""
     trained_tokens: int
@@ -88,7 +88,7 @@ class StudyView:
 
     @property
     def finished(self) -> tuple[TrialRecord, ...]:
-        """Trials that are complete or failed, in the order they finished."""
+        """Trials that are complete, stopped early or failed, in the order they finished."""
         done = [trial for trial in self.trials if trial.state != "RUNNING"]
         return tuple(sorted(done, key=lambda trial: (trial.finished_at or "", trial.number)))
 
@@ -200,11 +200,14 @@ def is_feasible(trial: TrialRecord, spec: StudySpec, objectives: tuple[Objective
 
     A constraint whose score is missing is not kept: nobody knows.
     """
-    if trial.state != "COMPLETE":
+    if trial.state != "COMPLETE" or trial_losses(trial, objectives) is None:
         return False
+    return keeps_goals(trial, spec)
+
+
+def keeps_goals(trial: TrialRecord, spec: StudySpec) -> bool:
+    """Return whether the scores at a trial's last boundary keep every constraint."""
     values = {name: score.value for name, score in trial.final_scores.items()}
-    if any(values.get(objective.name) is None for objective in objectives):
-        return False
     for constraint in spec.constraints:
         value = values.get(constraint.score)
         if value is None or constraint.violation(value) > 0:

@@ -105,7 +105,7 @@ def test_report_is_there_and_can_be_rebuilt(finished: Path, apportion: Apportion
 
 def test_status_and_show_tell_what_happened(finished: Path, apportion: Apportion) -> None:
     told = json.loads(apportion("status", str(finished), "--json").stdout)
-    assert told["trials"] == {"COMPLETE": 6, "FAIL": 0, "RUNNING": 0}
+    assert told["trials"] == {"COMPLETE": 6, "PRUNED": 0, "FAIL": 0, "RUNNING": 0}
     shown = apportion("show", str(finished), "1").stdout
     assert "stage 1" in shown
     assert "after 1" in shown

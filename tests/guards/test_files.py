@@ -33,7 +33,7 @@ FOREIGN = {
     + r")/\w",
     "a registry's host": r"\b(" + "|".join(("pypi", "pythonhosted", "npmjs")) + r")\.(org|com)\b",
     "an option that names a registry": "--" + "(extra-)?index-url",
-    "an issue's number": r"\b(issue|issues|pull request)s? #?\d+|(?<![\w&/])#\d{2,}\b(?!\.)",
+    "an issue's number": r"\b(issue|issues|pull request)s? #?\d+|(?<![\w&/])#\d{2,}\b(?![.;])",
     "unfinished work": r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b",
 }
 

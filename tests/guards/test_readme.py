@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -9,11 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 import search.cli.main
 from search.check import checked_study
 from search.yaml_file import load_study
+from spaces.influence import InfluenceSpec
+from spaces.order import OrderSpec
+from spaces.space import Space
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -118,9 +123,11 @@ def test_every_command_is_shown() -> None:
 
 def test_cheap_commands_of_the_readme_run_in_the_order_shown(tmp_path: Path) -> None:
     cheap = [
-        line for line in commands(README) if re.match(r"apportion (init|check|plan|schema)\b", line)
+        line
+        for line in commands(README)
+        if re.match(r"apportion (init|check|plan|schema|methods)\b", line)
     ]
-    assert len(cheap) == 4
+    assert len(cheap) == 5
     for line in cheap:
         words = [sys.executable, "-m", "search.cli.main", *shlex.split(line)[1:]]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -131,7 +138,8 @@ def test_cheap_commands_of_the_readme_run_in_the_order_shown(tmp_path: Path) -> 
 
 
 def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
-    (text,) = code_blocks(README, "yaml")
+    text, influences = code_blocks(README, "yaml")
+    assert influences.startswith("both:")
     study = tmp_path / "study.yaml"
     study.write_text(text)
     spec = load_study(study)
@@ -145,6 +153,17 @@ def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
         assert source.path is not None
         (tmp_path / source.path).write_text(row[source.format] + "\n")
     assert checked_study(study).spec == spec
+
+
+def test_influences_of_the_readme_draw_legal_recipes() -> None:
+    _, text = code_blocks(README, "yaml")
+    influences = {
+        name: InfluenceSpec.model_validate_json(json.dumps(values))
+        for name, values in yaml.safe_load(text).items()
+    }
+    space = Space(influences, OrderSpec())
+    stages = [space.decode(space.sample(seed)).stages for seed in range(40)]
+    assert {stage.influence for recipe in stages for stage in recipe} == set(influences)
 
 
 def test_paths_that_the_documents_name_exist() -> None:

@@ -147,7 +147,8 @@ def fixed_study(good_study: Path) -> Path:
     text = text.replace("order:\n", "order:\n  min_stages: 2\n").replace(
         "  - {name: gentle, order: [tone], values: {tone.rank: 4, tone.dose_tokens: 1000}}", "  []"
     )
-    good_study.write_text(text.replace("  plain: {path", "  spare: {path"))
+    text = text.replace("  plain: {path", "  spare: {path") + "sampler: {name: random}\n"
+    good_study.write_text(text)
     return good_study
 
 
@@ -168,8 +169,28 @@ def test_plan_of_fixed_values_is_exact(fixed_study: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changed", "tokens", "seconds"),
+    [
+        ("sampler: {name: stagewise}", 1500, (10 + 5 + 1 + 40 + 5 + 1) / 2),
+        ("sampler: {name: stagewise}\nstore: {enabled: false}", 3000, 61),
+    ],
+)
+def test_stagewise_trial_is_priced_as_one_stage_where_the_rest_is_stored(
+    changed: str, tokens: float, seconds: float, fixed_study: Path
+) -> None:
+    text = fixed_study.read_text().replace("sampler: {name: random}", changed)
+    fixed_study.write_text(text)
+    speeds = Speeds(
+        {Kind("sft", "lora"): 100.0, Kind("dpo", "full"): 50.0}, 5.0, 1.0, n_measured={}
+    )
+    plan = make_plan(load_study(fixed_study), speeds, n_recipes=0, seed=0)
+    assert (plan.tokens_per_trial, plan.seconds_per_trial) == (tokens, seconds)
+
+
+@pytest.mark.parametrize(
     ("budget", "n_trials", "ends_by"),
     [
+        ("{trials: 4, compute_seconds: 183}", 3, "compute_seconds"),
         ("{trials: 4, train_tokens: 6000}", 2, "train_tokens"),
         ("{trials: 4, wall_seconds: 183}", 3, "wall_seconds"),
         ("{trials: 4, train_tokens: 90000, wall_seconds: 9000}", 4, "trials"),

@@ -39,7 +39,12 @@ def test_escaped_text_is_one_line_without_live_markup() -> None:
 def test_markdown_holds_front_recipes_failures_budget_and_provenance(tmp_path: Path) -> None:
     view = load_view(write_study(tmp_path / "study").path)
     text = report_markdown(view)
-    for heading in ("Front", "Recipes of the front", "Failed and infeasible trials", "Provenance"):
+    for heading in (
+        "Front",
+        "Recipes of the front",
+        "Failed, infeasible and stopped trials",
+        "Provenance",
+    ):
         assert f"\n## {heading}\n" in text
     table = text.split("## Front\n")[1].split("\n\n")[1].splitlines()
     numbers = [int(line.split("|")[1]) for line in table[2:]]

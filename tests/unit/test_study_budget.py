@@ -24,7 +24,7 @@ def test_budget_of_trials_is_met_exactly_with_trials_in_flight(tmp_path: Path) -
     assert study.stop_reason == "all 8 trials are done"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["stagewise", "tpe", "nsga2", "nsga3", "gp", "random"])
 def test_every_sampler_fills_the_budget_and_repeats_itself(tmp_path: Path, sampler: str) -> None:
     recipes = []
     for attempt in ("one", "two"):

@@ -164,9 +164,11 @@ function headline(trial) {
   else if (trial.baseline) badge(`baseline ${trial.baseline}`, "");
   if (trial.state === "FAIL") badge("failed", "fail");
   if (trial.state === "RUNNING") badge("running", "");
+  if (trial.state === "PRUNED") badge("stopped early", "");
   if (trial.state === "COMPLETE" && !trial.feasible) badge("infeasible", "");
   const lines = [element("p", {}, element("strong", {}, `Trial ${trial.n}: `), trial.label, " ", badges)];
   if (trial.state === "FAIL") lines.push(element("p", { class: "alert" }, `Failed: ${trial.reason || "no reason recorded"}`));
+  if (trial.state === "PRUNED") lines.push(element("p", { class: "how" }, `Trial ${trial.n} was ${trial.reason || "stopped early"}.`));
   if (trial.broken.length) lines.push(element("p", { class: "alert" }, `Infeasible: ${trial.broken.join("; ")}`));
   if (trial.note) lines.push(element("p", { class: "how" }, `Among the front, but ${trial.note}.`));
   const ended = trial.finished ? `, finished ${trial.finished}` : "";

@@ -1,0 +1,104 @@
+"""What early stopping saved in a study and how often it was wrong, in sentences and rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.front import front_mask
+from search.records import StopDecision, TrialRecord
+from search.report.numbers import count_text, tokens_text
+from search.report.view import StudyView, keeps_goals, trial_losses
+
+
+def stopping_sentence(view: StudyView) -> str:
+    """Return what early stopping did and what its audit found; empty where it did nothing."""
+    return " ".join(part for part in (_saved(view), _audit(view), _unlisted(view)) if part)
+
+
+def stopped_rows(view: StudyView) -> list[tuple[str, list[int]]]:
+    """Return why trials were stopped, without their own numbers, with the trials' numbers, the most frequent first."""
+    by_reason: dict[str, list[int]] = {}
+    for trial in stopped_trials(view):
+        # What stands in brackets differs from trial to trial.
+        reason = (trial.reason or "no reason recorded").split(" (")[0]
+        by_reason.setdefault(reason, []).append(trial.number)
+    return sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[1]))
+
+
+def stopped_trials(view: StudyView) -> list[TrialRecord]:
+    """Return the trials that were stopped early, by number."""
+    return [trial for trial in view.trials if trial.state == "PRUNED"]
+
+
+def audited_trials(view: StudyView) -> list[TrialRecord]:
+    """Return the trials that the rule would have stopped, and that ran to their end to see whether it is right."""
+    return [
+        trial
+        for trial in view.trials
+        if trial.state == "COMPLETE"
+        and any(decision.outcome == "audit" for decision in trial.stopping)
+    ]
+
+
+def is_exceeded(view: StudyView, decision: StopDecision, trial: TrialRecord) -> bool:
+    """Return whether a finished trial's last scores are better than a bound it was judged by, in any of them."""
+    is_high = {objective.name: objective.direction == "maximise" for objective in view.objectives}
+    is_high |= {each.score: each.at_most is None for each in view.spec.constraints}
+    final = trial.final_scores
+    for name, bound in decision.bounds.items():
+        value = final[name].value if name in final else None
+        if value is not None and (value > bound if is_high.get(name, True) else value < bound):
+            return True
+    return False
+
+
+def _saved(view: StudyView) -> str:
+    stopped = stopped_trials(view)
+    if not stopped:
+        return ""
+    n_stages = sum(len(trial.recipe.stages) for trial in stopped)
+    n_left = n_stages - sum(t.boundaries[-1].n_stages for t in stopped if t.boundaries)
+    saved = tokens_text(sum(trial.saved_tokens for trial in stopped))
+    verb = "was" if len(stopped) == 1 else "were"
+    return (
+        f"{count_text(len(stopped), 'trial')} {verb} stopped early: {n_left:,} of their {n_stages:,} stages did not "
+        f"run, which saved up to {saved} stage tokens."
+    )
+
+
+def _audit(view: StudyView) -> str:
+    audited = audited_trials(view)
+    if not audited:
+        return ""
+    n_front = sum(trial.number in view.front for trial in audited)
+    judged = [
+        (trial, decision)
+        for trial in audited
+        for decision in trial.stopping
+        if decision.outcome == "audit"
+    ]
+    n_exceeded = sum(is_exceeded(view, decision, trial) for trial, decision in judged)
+    return (
+        f"Of {len(audited):,} audited (to be stopped, and run on all the same), {n_front:,} reached the front; "
+        f"{n_exceeded:,} of their {count_text(len(judged), 'bound')} did not hold "
+        f"({100 * view.spec.stopping.alpha:.3g} % may fail)."
+    )
+
+
+def _unlisted(view: StudyView) -> str:
+    """Return which stopped trials ended on a model that would be on the front as a recipe of its own."""
+    stopped = [trial for trial in stopped_trials(view) if keeps_goals(trial, view.spec)]
+    rows = [(trial, trial_losses(trial, view.objectives)) for trial in stopped]
+    rows = [(trial, losses) for trial, losses in rows if losses is not None]
+    if not rows:
+        return ""
+    front = [trial_losses(trial, view.objectives) for trial in view.front_trials]
+    losses_NK = np.array([losses for losses in [*front, *(losses for _, losses in rows)] if losses])
+    is_on_N = front_mask(losses_NK)[-len(rows) :]
+    numbers = [trial.number for (trial, _), is_on in zip(rows, is_on_N, strict=True) if is_on]
+    if not numbers:
+        return ""
+    return (
+        f"The last model of stopped {'trial' if len(numbers) == 1 else 'trials'} "
+        f"{', '.join(str(number) for number in numbers)} is dominated by no front trial: a shorter recipe worth a look."
+    )

@@ -1,0 +1,140 @@
+"""The rule that stops a trial at a boundary: even at its bound it would be dominated, or break a constraint.
+
+rule = StoppingRule(spec)
+decision = rule.decide(record, past)     # of the record's last boundary; None while too little is known
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.records import StopDecision, TrialRecord
+from search.spec import StudySpec
+from search.stopping.calibration import margin, n_needed, residuals
+from search.stopping.past import Gains, Goals, PastTrial, alike, examples
+from search.stopping.predictor import Fit, LinearGain
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A scored model that may dominate what a trial can become."""
+
+    gains: Gains
+    """Of its boundary, shape (K,)."""
+    label: str
+    """Such as `trial 17` or `trial 17 after 1 of 3 stages`."""
+    is_final: bool
+    """Whether it is the last model of a finished trial."""
+
+
+class StoppingRule:
+    """Decides at stage boundaries. The same record and past give the same decision."""
+
+    def __init__(self, spec: StudySpec, fit: Fit = LinearGain) -> None:
+        """Take what a study aims at.
+
+        Args:
+            spec: The study.
+            fit: Learns what the scores will be from what past trials did.
+        """
+        self._alpha = spec.stopping.alpha
+        self._audit_share = spec.stopping.audit_share
+        self._seed = spec.sampler.seed
+        self._fit = fit
+        self.goals = Goals.of(spec)
+
+    def decide(self, record: TrialRecord, past: Sequence[PastTrial]) -> StopDecision | None:
+        """Return what becomes of a trial at the last boundary of its record.
+
+        None where nothing is decided: the recipe is done, it is a baseline, a score is missing, or fewer than
+        `n_needed(alpha)` past trials went on from a like boundary.
+
+        Args:
+            record: The trial.
+            past: Trials to learn from. Not all that are known: a decision shall not depend on which of several trials
+                side by side ends first.
+        """
+        trial = PastTrial.of(record, self.goals)
+        n_done = record.boundaries[-1].n_stages if record.boundaries else 0
+        n_stages = len(record.recipe.stages)
+        if record.baseline is not None or not 0 < n_done < n_stages or n_done not in trial.gains:
+            return None
+        known = examples(past)
+        kind = alike(known, trial.influences[n_done:], n_needed(self._alpha))
+        if not kind:
+            return None
+        found = margin(residuals(kind, known, self._fit), self._alpha)
+        expected_K = self._fit(known).predict(record.recipe, n_done, trial.so_far(n_done))
+        bound_K = expected_K + found.added
+        reason = self.reason(trial, n_done, bound_K, past)
+        return StopDecision(
+            n_stages=n_done,
+            outcome="go on" if reason is None else "audit" if self.is_audited(record) else "stop",
+            bounds=self.goals.values(bound_K),
+            n_past=found.n_past,
+            reason=reason,
+        )
+
+    def decisions(self, record: TrialRecord, past: Sequence[PastTrial]) -> tuple[StopDecision, ...]:
+        """Return what was decided at each boundary of a trial, in order."""
+        found = []
+        for boundary in record.boundaries:
+            n_done = boundary.n_stages
+            seen = tuple(each for each in record.boundaries if each.n_stages <= n_done)
+            found.append(self.decide(record.model_copy(update={"boundaries": seen}), past))
+        return tuple(decision for decision in found if decision is not None)
+
+    def is_audited(self, record: TrialRecord) -> bool:
+        """Return whether a trial runs to its end whatever the rule says, by a hash of seed and number."""
+        text = f"audit {self._seed} {record.number}"
+        draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+        return draw < self._audit_share
+
+    def _rivals(self, trials: Sequence[PastTrial]) -> list[Rival]:
+        """Return the feasible models among those that were scored; last models of finished trials first."""
+        found = []
+        for trial in trials:
+            n_last = len(trial.recipe.stages)
+            for n_stages, gains_K in trial.gains.items():
+                if (gains_K[self.goals.n_objectives :] < 0).any():
+                    continue
+                is_final = n_stages == n_last
+                label = f"trial {trial.number}"
+                label += "" if is_final else f" after {n_stages} of {n_last} stages"
+                found.append(Rival(gains_K, label, is_final))
+        return sorted(found, key=lambda rival: not rival.is_final)
+
+    def reason(
+        self, trial: PastTrial, n_done: int, bound_K: Gains, past: Sequence[PastTrial]
+    ) -> str | None:
+        """Return why a trial cannot come to anything if its last gains are at most `bound_K`, or None if it can.
+
+        Feasible models that were scored may dominate it: last ones of finished trials, those at boundaries, and its own
+        so far, since each of them is a recipe that was tried.
+        """
+        n_objectives = self.goals.n_objectives
+        start = f"stopped after {n_done} of {len(trial.recipe.stages)} stages: cannot"
+        sure = f"with {100 * (1 - self._alpha):.4g} % confidence"
+        best = self.goals.values(bound_K)
+        for constraint, gain in zip(self.goals.constraints, bound_K[n_objectives:], strict=True):
+            if gain < 0:
+                is_above = constraint.at_most is not None
+                bound = constraint.at_most if is_above else constraint.at_least
+                kept, reached = ("<=", ">=") if is_above else (">=", "<=")
+                name = constraint.score
+                return f"{start} keep {name} {kept} {bound:g} ({name} {reached} {best[name]:.3g} {sure})"
+        for rival in self._rivals([*past, trial]):
+            theirs_K, ours_K = rival.gains[:n_objectives], bound_K[:n_objectives]
+            if (theirs_K >= ours_K).all() and (theirs_K > ours_K).any():
+                ours = ", ".join(
+                    f"{name} {'<=' if sign > 0 else '>='} {sign * gain:.3g}"
+                    for name, sign, gain in self.goals.objective_columns(bound_K)
+                )
+                theirs = ", ".join(
+                    f"{sign * gain:.3g}"
+                    for _, sign, gain in self.goals.objective_columns(rival.gains)
+                )
+                return f"{start} reach the front ({ours} {sure}; {rival.label} has {theirs})"
+        return None
