@@ -20,7 +20,7 @@ from search.front import front_mask
 from search.records import Boundary, Proposal, TrialRecord
 from search.sampling.history import SamplerView
 from search.sampling.samplers import CONDITIONAL, STAGEWISE, make_sampler, make_stagewise
-from search.sampling.stagewise.past import BOUNDARIES, as_boundary
+from search.sampling.stagewise.past import BOUNDARIES, NOT_TRAINED, as_boundary
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
 from spaces.recipe import Recipe
 from spaces.space import Space
@@ -35,7 +35,7 @@ _BASELINE, _RECIPE, _DIGEST = "baseline", "recipe", "digest"
 _PREFIX_OF = "prefix_of"
 """Number of the trial at one of whose boundaries the model of this shorter recipe was scored."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_NOT_TRAINED, _REASON = "not_trained", "reason"
+_REASON = "reason"
 _TOKENS, _SECONDS = "trained_tokens", "compute_seconds"
 
 
@@ -102,7 +102,7 @@ class Asker:
             trial.user_attrs[_BASELINE]
             for trial in self._study.get_trials(deepcopy=False)
             if _BASELINE in trial.user_attrs
-            and (trial.state != TrialState.FAIL or _NOT_TRAINED in trial.user_attrs)
+            and (trial.state != TrialState.FAIL or NOT_TRAINED in trial.user_attrs)
         }
         listed = [baseline for baseline in baselines if not baseline.order]
         base = listed[0] if listed else BaselineSpec(name="base", order=())
@@ -115,7 +115,7 @@ class Asker:
         """Adopt the trials that a dead driver left RUNNING: same numbers, same params."""
         proposals = []
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _NOT_TRAINED in frozen.user_attrs:
+            if NOT_TRAINED in frozen.user_attrs:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
                 continue
             self._prepare_view(frozen.number)
@@ -250,14 +250,14 @@ class Asker:
         """Return how many proposals in a row, the latest included, were not trained."""
         n_dropped = 0
         for trial in reversed(self._study.get_trials(deepcopy=False)):
-            if _NOT_TRAINED in trial.user_attrs:
+            if NOT_TRAINED in trial.user_attrs:
                 n_dropped += 1
             elif trial.state != TrialState.WAITING and _PREFIX_OF not in trial.user_attrs:
                 break
         return n_dropped
 
     def _drop(self, trial: optuna.Trial, reason: str) -> None:
-        trial.set_user_attr(_NOT_TRAINED, reason)
+        trial.set_user_attr(NOT_TRAINED, reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def _tell_prefixes(self) -> None:
@@ -360,7 +360,7 @@ class Asker:
         return [
             trial
             for trial in self._study.get_trials(deepcopy=False, states=states or None)
-            if _NOT_TRAINED not in trial.user_attrs and _PREFIX_OF not in trial.user_attrs
+            if NOT_TRAINED not in trial.user_attrs and _PREFIX_OF not in trial.user_attrs
         ]
 
 

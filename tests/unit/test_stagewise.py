@@ -179,6 +179,26 @@ def test_a_recipe_that_failed_is_not_tried_again_and_its_kind_is_avoided() -> No
     assert 0 < len(failed) < 20
 
 
+@pytest.mark.parametrize("attribute", [{}, {"not_trained": "the recipe of trial 4 again"}])
+def test_a_recipe_that_was_stopped_or_dropped_is_not_proposed_again(
+    attribute: dict[str, str],
+) -> None:
+    space = space_of()
+    study = new_study(space)
+    tree = Tree(space)
+    for _ in range(6):
+        ask_and_tell(study, space)
+    closed = []
+    for number in range(8):
+        trial = study.ask()
+        closed.append(tree.node(space.suggest(trial, conditional=True)))
+        for key, value in attribute.items():
+            trial.set_user_attr(key, value)
+        state = optuna.trial.TrialState.FAIL if attribute else optuna.trial.TrialState.PRUNED
+        study.tell(trial, state=state)
+        assert closed[-1] not in closed[:-1], number
+
+
 def test_values_alone_are_enough_where_nobody_tells_boundaries() -> None:
     space = space_of()
     study = new_study(space, prefixes_are_stored=False)

@@ -23,8 +23,8 @@ MAX_TUNING_POINTS = 96
 """Points its hyperparameters are tuned on; their time grows with the cube."""
 MIN_TUNING_POINTS = 4
 """With fewer, hyperparameters are the prior's."""
-COUNT_SCALE, VALUE_SCALE = 0.7, 1.5
-"""Weights of counts and of values (0 to 1) beside scores in standard deviations, before length scales are learnt."""
+SCORE_SCALE, COUNT_SCALE, VALUE_SCALE = 0.6, 0.7, 1.5
+"""Weights of scores (in standard deviations), of counts and of values (0 to 1), before length scales are learnt."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class StageModel:
     def _inputs(self, before_MF: Array, counts_MI: Array, features_MV: Array) -> Array:
         return np.hstack(
             [
-                (before_MF - self._centre_F) / self._spread_F,
+                (before_MF - self._centre_F) / self._spread_F * SCORE_SCALE,
                 counts_MI * COUNT_SCALE,
                 features_MV * VALUE_SCALE,
             ]

@@ -19,6 +19,8 @@ from search.sampling.stagewise.tree import Node, Tree
 
 Array = NDArray[np.float64]
 
+NOT_TRAINED = "not_trained"
+"""User attribute of a failed trial that nobody trained, since its recipe had been tried or is not legal."""
 BOUNDARIES = "boundaries"
 """User attribute of a trial: what was found after each number of stages, as `as_boundary` gives it."""
 
@@ -56,16 +58,16 @@ class Past:
     """By model, in the order in which they were seen, shape (K + constraints,)."""
     running: list[Node] = field(default_factory=list)
     """Recipes in training."""
-    failed: set[Node] = field(default_factory=set)
-    """Models that could not be trained or scored; they are not tried again."""
+    closed: set[Node] = field(default_factory=set)
+    """Recipes that are not to be tried again: they failed, were stopped early, or are one that was tried."""
     observations: list[Observation] = field(default_factory=list)
     """Steps whose scores before and after are known."""
     cost: CostModel = field(default_factory=CostModel)
 
     def taken(self) -> set[Node]:
-        """Return all models that are known, failed or in training."""
+        """Return all models that are known, closed or in training."""
         on_the_way = {node[:n] for node in self.running for n in range(1, len(node) + 1)}
-        return set(self.losses) | self.failed | on_the_way
+        return set(self.losses) | self.closed | on_the_way
 
 
 class Reader:
@@ -104,7 +106,9 @@ class Reader:
         if node is None:
             return
         self._add(self._past, node, _boundaries(trial, node), signs_K)
-        if trial.state == TrialState.FAIL:
+        if trial.state == TrialState.PRUNED or NOT_TRAINED in trial.user_attrs:
+            self._past.closed.add(node)
+        elif trial.state == TrialState.FAIL:
             self._add_failure(self._past, node)
 
     def _node(self, trial: FrozenTrial) -> Node | None:
@@ -136,7 +140,7 @@ class Reader:
         if prefix is None or not node or prefix not in past.losses:
             return
         failed = node[: len(prefix) + 1]
-        past.failed.add(failed)
+        past.closed.add(failed)
         worst = np.max(list(past.losses.values()), axis=0)
         past.observations.append(
             Observation(past.losses[prefix], self._counts(prefix), failed[-1], worst)

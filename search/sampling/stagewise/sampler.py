@@ -29,6 +29,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from threadpoolctl import ThreadpoolController
 
 from search.front import front_mask
 from search.sampling.stagewise.model import StageModel
@@ -78,6 +79,7 @@ class StagewiseSampler(BaseSampler):
         self._reader = Reader(self._tree)
         self._model = StageModel(self._tree)
         self._random = RandomSampler(seed=seed)
+        self._threads = ThreadpoolController()
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -93,7 +95,9 @@ class StagewiseSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the params of the recipe to try next; values that the recipe does not use are left out."""
         rng = np.random.default_rng([self._seed, trial.number])
-        node = self._propose(self._reader.past(study, trial.number), study, rng)
+        # On matrices this small threads only wait for each other, and their number would show in the last bits.
+        with self._threads.limit(limits=1, user_api="blas"):
+            node = self._propose(self._reader.past(study, trial.number), study, rng)
         return dict(self._tree.params(node))
 
     def sample_independent(

@@ -1,7 +1,7 @@
 """Samplers on the replay table: compute until plain TPE's result, hypervolume at equal compute, and an ablation.
 
     python tests/benchmarks/replay/bench_samplers.py                    # all, 20 seeds: about 20 minutes
-    python tests/benchmarks/replay/bench_samplers.py --seeds 3 --only stagewise,tpe+store
+    python tests/benchmarks/replay/bench_samplers.py --seeds 3 --only 'stagewise;tpe+store'
     python tests/benchmarks/replay/bench_samplers.py --out results/benchmarks/replay
 
 The measure is the compute that plain Optuna TPE spends on 60 trials, every stage trained and the last model scored,
@@ -26,6 +26,7 @@ import numpy as np
 import optuna
 from rivals import BestFirst, Change, NextStageOnly, Stateless, WholePaths, replaced
 from simulate import Found, World, plain_search, study_search
+from threadpoolctl import threadpool_limits
 
 from search.sampling.stagewise.sampler import StagewiseSampler
 from search.spec import SamplerSpec
@@ -33,7 +34,7 @@ from search.spec import SamplerSpec
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[2] / "results" / "replay"
 N_TRIALS = 60
-N_GP_SEEDS = 3
+FEWER_SEEDS = {"gp": 3}
 """Optuna's GP takes seconds per proposal."""
 
 
@@ -46,9 +47,11 @@ class Search:
     change: Change = lambda asker: None
 
 
+PER_POSITION = "tpe, values per position"
 PLAIN: dict[str, tuple[Callable[[int], Any], bool]] = {
     "tpe": (lambda seed: optuna.samplers.TPESampler(seed=seed), True),
-    "tpe-fixed-space": (lambda seed: optuna.samplers.TPESampler(seed=seed), False),
+    "tpe, all values asked": (lambda seed: optuna.samplers.TPESampler(seed=seed), False),
+    PER_POSITION: (lambda seed: optuna.samplers.TPESampler(seed=seed), True),
     "random": (lambda seed: optuna.samplers.RandomSampler(seed=seed), True),
     "nsga2": (lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20), False),
     "gp": (lambda seed: optuna.samplers.GPSampler(seed=seed), False),
@@ -75,15 +78,20 @@ STUDIES = {
     "stagewise: no state": Search("stagewise", change=replaced(Stateless)),
 }
 
-_world: World | None = None
+_worlds: dict[bool, World] = {}
 
 
-def world() -> World:
+def _one_thread() -> None:
+    threadpool_limits(1)
+
+
+def world(per_position: bool = False) -> World:
     """Return the table, loaded once per process."""
-    global _world
-    if _world is None:
-        _world = World.load(RESULTS / "table.parquet", HERE / "study.yaml")
-    return _world
+    if per_position not in _worlds:
+        _worlds[per_position] = World.load(
+            RESULTS / "table.parquet", HERE / "study.yaml", per_position=per_position
+        )
+    return _worlds[per_position]
 
 
 def run(name: str, seed: int, compute_seconds: float) -> dict[str, Any]:
@@ -91,7 +99,8 @@ def run(name: str, seed: int, compute_seconds: float) -> dict[str, Any]:
     started = time.process_time()
     if name in PLAIN:
         make, is_conditional = PLAIN[name]
-        found = plain_search(world(), make, seed, N_TRIALS, is_conditional)
+        searched = world(per_position=name == PER_POSITION)
+        found = plain_search(searched, make, seed, N_TRIALS, is_conditional)
     else:
         search = STUDIES[name]
         found = study_search(
@@ -155,13 +164,13 @@ def main() -> None:
     """Run what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", help="names joined by commas; plain tpe is always run")
+    parser.add_argument("--only", help="names joined by semicolons; plain tpe is always run")
     parser.add_argument("--out", type=Path, help="folder for replay.json and replay.md")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else [*PLAIN, *STUDIES]
+    names = arguments.only.split(";") if arguments.only else [*PLAIN, *STUDIES]
     names = ["tpe", *(name for name in names if name != "tpe")]
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    with ProcessPoolExecutor(arguments.processes, initializer=_one_thread) as pool:
         tpe = list(
             pool.map(
                 run, ["tpe"] * arguments.seeds, range(arguments.seeds), [0.0] * arguments.seeds
@@ -179,18 +188,17 @@ def main() -> None:
         print("|---|---|---|---|---|")
         curves = {}
         for name in names:
-            n_seeds = min(arguments.seeds, N_GP_SEEDS) if name == "gp" else arguments.seeds
+            n_seeds = min(arguments.seeds, FEWER_SEEDS.get(name, arguments.seeds))
             curves[name] = (
                 tpe
                 if name == "tpe"
                 else list(pool.map(run, [name] * n_seeds, range(n_seeds), [compute] * n_seeds))
             )
             print(line(name, curves[name], compute, target), flush=True)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "replay.json").write_text(
-            json.dumps({"compute_seconds": compute, "target": target, "curves": curves})
-        )
+            if arguments.out:
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                kept = {"compute_seconds": compute, "target": target, "curves": curves}
+                (arguments.out / "replay.json").write_text(json.dumps(kept))
 
 
 if __name__ == "__main__":

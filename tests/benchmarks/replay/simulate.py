@@ -46,15 +46,32 @@ class World:
     space: Space
 
     @classmethod
-    def load(cls, table: Path, study: Path, objectives: Sequence[Objective] | None = None) -> World:
-        """Read both; other objectives make another problem of the same trainings."""
+    def load(
+        cls,
+        table: Path,
+        study: Path,
+        objectives: Sequence[Objective] | None = None,
+        per_position: bool = False,
+    ) -> World:
+        """Read both.
+
+        Args:
+            table: The recorded trainings.
+            study: The study file they were made from.
+            objectives: Others make another problem of the same trainings.
+            per_position: How samplers see the space. No influence repeats in it, so both ways hold the same recipes;
+                plain TPE does better with one set of values per influence.
+        """
         spec = load_study(study)
         loaded = ReplayTable.load(table, objectives)
         chosen = tuple(
             {"score": each.score, "direction": each.direction, "reference": each.reference}
             for each in loaded.objectives
         )
-        spec = StudySpec.model_validate({**spec.model_dump(), "objectives": chosen})
+        order = spec.order.model_copy(update={"per_position": per_position})
+        spec = StudySpec.model_validate(
+            {**spec.model_dump(), "objectives": chosen, "order": order.model_dump()}
+        )
         return cls(loaded, spec, Space(spec.influences, spec.order))
 
 
