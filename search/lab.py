@@ -106,13 +106,17 @@ class Lab:
         stored = read_result(self.store, digest, exam.version)
         if stored is not None:
             return stored
-        loaded = loaded_model(prefixes.model(n_stages), self.spec.training.precision)
-        measured = exam.suite.measure(loaded, exam.reference, is_base=n_stages == 0).values()
-        scores: list[Score] = [score for found in measured for score in found.scores]
-        items: list[Item] = [item for found in measured for item in found.items]
-        result = SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
+        result = self.measure_model(exam, prefixes.model(n_stages), is_base=n_stages == 0)
         write_result(self.store, digest, exam.version, result)
         return result
+
+    def measure_model(self, exam: Exam, ref: ModelRef, is_base: bool = False) -> SuiteResult:
+        """Return what an exam says of a model in memory."""
+        loaded = loaded_model(ref, self.spec.training.precision)
+        measured = exam.suite.measure(loaded, exam.reference, is_base=is_base).values()
+        scores: list[Score] = [score for found in measured for score in found.scores]
+        items: list[Item] = [item for found in measured for item in found.items]
+        return SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
 
 
 def recipe_prefixes(

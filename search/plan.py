@@ -48,6 +48,8 @@ class Speeds:
     """Per trial: loading the base, records."""
     n_measured: dict[Kind, int]
     """Stages behind each speed; a kind that is not here has the rough default."""
+    n_rungs: int = 0
+    """Points inside a stage at which the suite runs too."""
 
     def stage_seconds(self, stage: Stage) -> float:
         """Return the estimated seconds of training one stage."""
@@ -60,9 +62,10 @@ class Speeds:
         return stage.dose_tokens / speed
 
     def recipe_seconds(self, recipe: Recipe) -> float:
-        """Return the estimated seconds of one trial, evaluation after each stage included."""
+        """Return the estimated seconds of one trial, evaluation after each stage and at rungs included."""
         trained = sum(self.stage_seconds(stage) for stage in recipe.stages)
-        return trained + len(recipe.stages) * self.evaluate_seconds + self.rest_seconds
+        n_scorings = len(recipe.stages) * (1 + self.n_rungs)
+        return trained + n_scorings * self.evaluate_seconds + self.rest_seconds
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,12 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
     )
 
 
-def measured_speeds(records: Iterable[TrialRecord]) -> Speeds:
+def measured_speeds(records: Iterable[TrialRecord], n_rungs: int = 0) -> Speeds:
     """Return speeds from finished stages, and the rough defaults for kinds of stages that never ran.
 
     Args:
         records: Trials of this study or of one like it; may be none.
+        n_rungs: Of each stage.
     """
     tokens: dict[Kind, int] = defaultdict(int)
     seconds: dict[Kind, float] = defaultdict(float)
@@ -156,6 +160,7 @@ def measured_speeds(records: Iterable[TrialRecord]) -> Speeds:
         evaluate_seconds=fmean(evaluations) if evaluations else ROUGH_EVALUATE_SECONDS,
         rest_seconds=fmean(rests) if rests else ROUGH_REST_SECONDS,
         n_measured=dict(n_measured),
+        n_rungs=n_rungs,
     )
 
 

@@ -6,8 +6,9 @@ Weights are loaded only when something needs them: the next stage that is not st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,30 @@ from search.spec import TrainingSpec
 from search.stages.base_model import ResidentBase
 from search.stages.model_ref import ModelRef
 from search.stages.persist import needs_parent, restore_stage
-from search.stages.run import run_stage
+from search.stages.run import StageOutcome, StageSession, run_stage
 from search.store import Entry, Lease, StageStore, StoreError
 from spaces.recipe import Recipe
 
 POLL_SECONDS = 0.5
 """How often to look whether another process has finished a stage that this one waits for."""
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A stage that stands still at a rung."""
+
+    share: float
+    """Of the dose that is done."""
+    trained_tokens: int
+    """Of the stage so far, without padding."""
+    train_seconds: float
+    """Wall seconds in the optimizer loop of the stage so far."""
+    ref: ModelRef
+    """The model as it is, to be evaluated and not to be changed."""
+
+
+Pieces = Generator[Suspended, None, StageRecord]
+"""A stage in training, lease and all: yields at each rung and returns its record. Closed before, it lets go of all."""
 
 
 class Prefixes:
@@ -70,9 +89,14 @@ class Prefixes:
         """Wall seconds of restoring the base and of loading stored stages."""
 
     def stage(self, number: int) -> StageRecord:
-        """Return the record of a stage (from 1), trained now unless its result is stored.
+        """Return the record of a stage (from 1), trained now unless its result is stored; see `pieces`."""
+        return _to_its_end(self.pieces(number, ()))
 
-        If another process trains it at this moment, wait for that one, or take over when it dies.
+    def pieces(self, number: int, shares: Sequence[float]) -> Pieces:
+        """Train a stage (from 1) unless its result is stored, and stand still at shares of its dose.
+
+        If another process trains it at this moment, wait for that one, or take over when it dies. A lease lives on
+        while the stage stands still. What is stored has no rungs.
 
         Raises:
             StageError: It cannot be trained.
@@ -93,9 +117,9 @@ class Prefixes:
                 return record
             if lease is not None:
                 with lease.renewing():
-                    return self._train(number, lease)
+                    return (yield from self._trained(number, lease, shares))
             time.sleep(POLL_SECONDS)
-        return self._train(number, None)
+        return (yield from self._trained(number, None, shares))
 
     def model(self, number: int) -> ModelRef:
         """Return the model after `number` stages; earlier ones are gone.
@@ -146,6 +170,11 @@ class Prefixes:
         self._timed(lambda: restore_stage(ref, stage, files))
         self._at = number
 
+    def _trained(self, number: int, lease: Lease | None, shares: Sequence[float]) -> Pieces:
+        if not shares:
+            return self._train(number, lease)
+        return (yield from self._train_in_pieces(number, lease, shares))
+
     def _train_missing(self, number: int) -> None:
         """Train a stage whose result was evicted or damaged."""
         # What is in memory may stand in for the parent of weights that would all have been replaced.
@@ -161,6 +190,9 @@ class Prefixes:
             self._train(number, lease)
 
     def _train(self, number: int, lease: Lease | None) -> StageRecord:
+        return _to_its_end(self._train_in_pieces(number, lease, ()))
+
+    def _train_in_pieces(self, number: int, lease: Lease | None, shares: Sequence[float]) -> Pieces:
         """Train a stage; with a lease, keep its result in the store."""
         ref = self.model(number - 1)
         stage = self._recipe.stages[number - 1]
@@ -168,9 +200,7 @@ class Prefixes:
         self._ref = None
         with ExitStack() as scratch:
             folder = self._scratch(scratch) if lease is not None else None
-            outcome = run_stage(
-                ref, stage, self._sources, self._training, self._seeds[number - 1], keep_in=folder
-            )
+            outcome = yield from self._outcome(number, ref, shares, folder)
             record = self._record(number, vars(outcome))
             if lease is not None and folder is not None:
                 # Lost the lease, or no room: the model is in memory all the same, and this trial goes on with it.
@@ -179,6 +209,18 @@ class Prefixes:
         self._ref, self._at = ref, number
         self.trained[record.digest] = record
         return record
+
+    def _outcome(
+        self, number: int, ref: ModelRef, shares: Sequence[float], folder: Path | None
+    ) -> Generator[Suspended, None, StageOutcome]:
+        stage, seed = self._recipe.stages[number - 1], self._seeds[number - 1]
+        if not shares:
+            return run_stage(ref, stage, self._sources, self._training, seed, keep_in=folder)
+        with StageSession(ref, stage, self._sources, self._training, seed) as session:
+            for rung in session.rungs(shares):
+                session.advance(rung.n_steps)
+                yield Suspended(rung.share, rung.trained_tokens, session.train_seconds, ref)
+            return session.finish(folder)
 
     def _scratch(self, scratch: ExitStack) -> Path | None:
         assert self._store is not None
@@ -241,3 +283,13 @@ class Prefixes:
         started = time.monotonic()
         action()
         self.load_seconds += time.monotonic() - started
+
+
+def _to_its_end(pieces: Pieces) -> StageRecord:
+    """Return what a stage without rungs returns."""
+    try:
+        next(pieces)
+    except StopIteration as end:
+        record: StageRecord = end.value
+        return record
+    raise AssertionError("a stage stood still where nobody asked it to")

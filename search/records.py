@@ -85,6 +85,27 @@ class Boundary(Record):
     """Wall seconds of suite and holdout in this trial."""
 
 
+class Rung(Record):
+    """Scores of the model in the middle of a stage, at a share of its dose. Only a stage that is trained has rungs.
+
+    Early stopping alone looks at it. The sampler is told boundaries and not rungs: a share of a dose is seldom a dose
+    that the space allows, and under a schedule that falls the model is not that of a smaller dose.
+    """
+
+    n_stages: int
+    """Stages finished before; the rung is in the next one."""
+    share: float
+    """Of the dose, in (0, 1)."""
+    trained_tokens: int
+    """Of the stage so far, without padding."""
+    scores: tuple[Score, ...]
+    """Scores of the suite, retention included."""
+    train_seconds: float
+    """Wall seconds in the optimizer loop of the stage so far."""
+    evaluate_seconds: float
+    """Wall seconds of the suite."""
+
+
 class Seconds(Record):
     """Where the wall time of a trial went."""
 
@@ -104,10 +125,12 @@ class Seconds(Record):
 
 
 class StopDecision(Record):
-    """What the stopping rule said of a trial at a boundary that is not its last."""
+    """What the stopping rule said of a trial at a rung, or at a boundary that is not its last."""
 
     n_stages: int
-    """Stages done at the boundary."""
+    """Stages done."""
+    share: float = 0.0
+    """At a rung, the share of the next stage's dose; 0 at a boundary."""
     outcome: Literal["go on", "stop", "audit"]
     """`audit`: the rule would have stopped the trial, and it ran on to see whether that would have been right."""
     bounds: dict[str, float]
@@ -138,7 +161,7 @@ class TrialRecord(Record):
     number: int
     """Number within the study, from 0."""
     state: TrialState
-    """As in Optuna; PRUNED was stopped early at a stage boundary."""
+    """As in Optuna; PRUNED was stopped early, at a stage boundary or at a rung."""
     reason: str | None = None
     """Why the trial failed or was stopped early."""
     params: dict[str, float | int | str | bool]
@@ -153,8 +176,10 @@ class TrialRecord(Record):
     """Finished stages."""
     boundaries: tuple[Boundary, ...] = ()
     """Scores after each finished stage; the base trial has boundary 0 alone."""
+    rungs: tuple[Rung, ...] = ()
+    """Scores within stages, where the study has rungs and the stage was trained in this trial."""
     stopping: tuple[StopDecision, ...] = ()
-    """What the stopping rule said at boundaries before the last, where enough was known to say anything."""
+    """What the stopping rule said at rungs and boundaries before the end, where enough was known to say anything."""
     seconds: Seconds = Seconds()
     """Split of the wall time."""
     device: str = Field(default="cpu")
@@ -167,15 +192,23 @@ class TrialRecord(Record):
     @property
     def trained_tokens(self) -> int:
         """Tokens trained in this trial; stages from the store cost none."""
-        return sum(stage.trained_tokens for stage in self.stages if not stage.is_stored)
+        whole = sum(stage.trained_tokens for stage in self.stages if not stage.is_stored)
+        return whole + (self.open_rung.trained_tokens if self.open_rung else 0)
+
+    @property
+    def open_rung(self) -> Rung | None:
+        """The last rung of a stage that is not finished; None between stages."""
+        is_open = bool(self.rungs) and self.rungs[-1].n_stages == len(self.stages)
+        return self.rungs[-1] if is_open else None
 
     @property
     def saved_tokens(self) -> int:
-        """Dose of the stages that an early stop left out; what the store holds of them would have cost nothing."""
-        if self.state != "PRUNED" or not self.boundaries:
+        """Dose that an early stop left out; what the store holds of those stages would have cost nothing."""
+        if self.state != "PRUNED" or not (self.boundaries or self.open_rung):
             return 0
-        n_done = self.boundaries[-1].n_stages
-        return sum(stage.dose_tokens for stage in self.recipe.stages[n_done:])
+        n_done = self.boundaries[-1].n_stages if self.boundaries else 0
+        left = sum(stage.dose_tokens for stage in self.recipe.stages[n_done:])
+        return left - (self.open_rung.trained_tokens if self.open_rung else 0)
 
     @property
     def final_scores(self) -> dict[str, Score]:

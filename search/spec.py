@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, RetentionSpec
@@ -212,7 +213,7 @@ class ComputeSpec(Spec):
 
 
 class StoppingSpec(Spec):
-    """Stopping trials at stage boundaries that can neither reach the front nor keep the constraints."""
+    """Stopping trials at stage boundaries, and at rungs, that can neither reach the front nor keep the constraints."""
 
     enabled: bool = True
     """False runs every recipe to its end. Baselines always run to their end."""
@@ -220,6 +221,26 @@ class StoppingSpec(Spec):
     """Error rate: the share of trials that may end above the bound they are judged by."""
     audit_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the trials to be stopped that run on all the same, so that the errors can be counted."""
+    rungs: tuple[float, ...] = ()
+    """Shares of a stage's dose, increasing, in (0, 1), such as `[0.25, 0.5]`: there too the model is scored and the
+    trial may stop. Each costs one more run of the suite in every stage that is trained, which pays where the suite
+    takes less than about a tenth of a stage. Default: boundaries alone."""
+
+    @property
+    def used_rungs(self) -> tuple[float, ...]:
+        """Shares at which stages stand still: none without early stopping."""
+        return self.rungs if self.enabled else ()
+
+    @field_validator("rungs")
+    @classmethod
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        is_sorted = all(low < high for low, high in pairwise(rungs))
+        if not is_sorted or not all(0 < share < 1 for share in rungs):
+            shares = ", ".join(f"{share:g}" for share in rungs)
+            raise ValueError(
+                f"[{shares}] are not increasing shares between 0 and 1; give such as [0.25, 0.5]"
+            )
+        return rungs
 
 
 class StoreSpec(Spec):

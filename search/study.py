@@ -194,7 +194,7 @@ class Study:
         return proposal
 
     def stop_early(self, number: int) -> bool:
-        """Return whether a trial in training ends at the boundary it has reached; its record then says so.
+        """Return whether a trial in training ends at the boundary or rung it has reached; its record then says so.
 
         The record comes first and the storage when the trial is finished, as with every trial: a driver killed between
         the two finds a stopped trial, one killed before finds a trial to be run again, and decides the same again.

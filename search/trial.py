@@ -2,7 +2,7 @@
 
 lab = Lab.load(spec, root, store)     # once per process
 run = TrialRun(lab, folder, proposal)
-while not run.step():                 # one stage, or the base's evaluation for the empty recipe
+while not run.step():                 # one stage up to its next rung or its end; for the empty recipe, the base
     ...
 run.record                            # a TrialRecord, also in trial.json
 """
@@ -15,8 +15,9 @@ import traceback
 
 from search.folders import TrialFolder, utc_now
 from search.lab import Lab
+from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import Boundary, Proposal, Seconds, TrialRecord
+from search.records import Boundary, Proposal, Rung, Seconds, TrialRecord
 from search.stages.device import device_name
 
 
@@ -43,6 +44,8 @@ class TrialRun:
         # The study's folder tells studies apart that share a store.
         trainer = hashlib.sha256(str(folder.path).encode()).hexdigest()
         self._prefixes, self._digests = lab.prefixes(recipe, trainer)
+        self._rungs = spec.stopping.used_rungs
+        self._stage: Pieces | None = None
         self.record = TrialRecord(
             number=proposal.number,
             state="RUNNING",
@@ -58,12 +61,14 @@ class TrialRun:
         folder.write_record(self.record)
 
     def step(self) -> bool:
-        """Train the next stage and score the model; the empty recipe is only scored.
+        """Train on to the next rung or boundary and score the model; the empty recipe is only scored.
 
-        Returns True when the trial ended.
+        Returns True when the trial ended. One that was stopped at the rung where it stands, as its record on disk says,
+        ends now: it lets go of the stage.
         """
         try:
-            self._step()
+            if not self._was_stopped():
+                self._step()
         except Exception as error:  # Whatever goes wrong with one recipe, the study goes on.
             self._folder.traceback.write_text(traceback.format_exc())
             self._end("FAIL", f"{type(error).__name__}: {error}")
@@ -71,15 +76,50 @@ class TrialRun:
             self._folder.write_record(self.record)
         return self.record.state != "RUNNING"
 
+    def _was_stopped(self) -> bool:
+        found = self._folder.read_record() if self._stage is not None else None
+        if found is None or found.state == "RUNNING":
+            return False
+        self.record = found
+        self._let_go()
+        return True
+
     def _step(self) -> None:
         n_stages = len(self.record.recipe.stages)
         n_done = len(self.record.stages)
         if n_stages:
+            suspended = self._train()
+            if suspended is not None:
+                self._score_rung(suspended)
+                return
             n_done += 1
-            self._update(stages=(*self.record.stages, self._prefixes.stage(n_done)))
         self._evaluate(n_done, is_last=n_done == n_stages)
         if n_done == n_stages:
             self._end("COMPLETE", None)
+
+    def _train(self) -> Suspended | None:
+        """Train the next stage to its next rung; None at its end, with its record taken over."""
+        if self._stage is None:
+            self._stage = self._prefixes.pieces(len(self.record.stages) + 1, self._rungs)
+        try:
+            return next(self._stage)
+        except StopIteration as end:
+            self._stage = None
+            self._update(stages=(*self.record.stages, end.value))
+            return None
+
+    def _score_rung(self, suspended: Suspended) -> None:
+        started = time.monotonic()
+        result = self._lab.measure_model(self._lab.exam, suspended.ref)
+        rung = Rung(
+            n_stages=len(self.record.stages),
+            share=suspended.share,
+            trained_tokens=suspended.trained_tokens,
+            scores=result.scores,
+            train_seconds=round(suspended.train_seconds, 3),
+            evaluate_seconds=round(time.monotonic() - started, 3),
+        )
+        self._update(rungs=(*self.record.rungs, rung))
 
     def _evaluate(self, n_stages: int, is_last: bool) -> None:
         started, loaded_before = time.monotonic(), self._prefixes.load_seconds
@@ -103,8 +143,14 @@ class TrialRun:
         self._update(boundaries=(*self.record.boundaries, boundary))
 
     def _end(self, state: str, reason: str | None) -> None:
-        self._prefixes.close()
+        self._let_go()
         self._update(state=state, reason=reason, finished_at=utc_now())
+
+    def _let_go(self) -> None:
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+        self._prefixes.close()
 
     def _update(self, **changes: object) -> None:
         record = self.record.model_copy(update=changes)
@@ -112,7 +158,9 @@ class TrialRun:
         stages = tuple(self._prefixes.trained.get(stage.digest, stage) for stage in record.stages)
         record = record.model_copy(update={"stages": stages})
         train = sum(stage.train_seconds for stage in record.stages if not stage.is_stored)
+        train += record.open_rung.train_seconds if record.open_rung else 0.0
         evaluate = sum(boundary.evaluate_seconds for boundary in record.boundaries)
+        evaluate += sum(rung.evaluate_seconds for rung in record.rungs)
         load = self._load_seconds + self._prefixes.load_seconds
         total = time.monotonic() - self._started
         seconds = Seconds(

@@ -141,7 +141,7 @@ def seconds_left(
     budget, spent = study.budget, study.spent()
     estimates = []
     if budget.trials is not None:
-        speeds = measured_speeds(records)
+        speeds = measured_speeds(records, len(study.spec.stopping.used_rungs))
         mean = _mean_trial_seconds(records, running, speeds)
         to_start = max(0, budget.trials - spent.trials - len(running))
         in_flight = sum(

@@ -35,7 +35,9 @@ def plan(
 ) -> None:
     """Show what a study would try and cost: orders, a few recipes, tokens and time. Trains nothing."""
     spec = checked_study(study).spec
-    speeds = measured_speeds(StudyFolder(results / spec.name).records())
+    speeds = measured_speeds(
+        StudyFolder(results / spec.name).records(), len(spec.stopping.used_rungs)
+    )
     found = make_plan(spec, speeds, n, seed)
     if as_json:
         typer.echo(json.dumps(_as_json(found), indent=2))

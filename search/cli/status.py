@@ -132,6 +132,8 @@ def _print_trial(record: TrialRecord) -> None:
         f"seconds  load {seconds.load:.1f}, train {seconds.train:.1f}, "
         f"evaluate {seconds.evaluate:.1f}, rest {seconds.rest:.1f}"
     )
+    if record.rungs:
+        console.print(_rung_table(record))
     table = Table("score", box=None, pad_edge=False)
     for boundary in record.boundaries:
         place = "base" if not boundary.n_stages else f"after {boundary.n_stages}"
@@ -144,6 +146,20 @@ def _print_trial(record: TrialRecord) -> None:
         empty = [""] * (len(record.boundaries) - 1)
         table.add_row(f"holdout {score.name}", *empty, score_text(score))
     console.print(table)
+
+
+def _rung_table(record: TrialRecord) -> Any:
+    """Return the scores in the middle of stages."""
+    from rich.table import Table
+
+    from search.report.numbers import score_text
+
+    table = Table("score at a rung", box=None, pad_edge=False)
+    for rung in record.rungs:
+        table.add_column(f"{100 * rung.share:.4g} % of {rung.n_stages + 1}", justify="right")
+    for position, score in enumerate(record.rungs[0].scores):
+        table.add_row(score.name, *(score_text(rung.scores[position]) for rung in record.rungs))
+    return table
 
 
 def _stage_line(stage: dict[str, Any]) -> str:

@@ -78,6 +78,15 @@ def _trial(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
             {"n": at.n_stages, "scores": _scores(view.suite, {s.name: s for s in at.scores})}
             for at in trial.boundaries
         ],
+        "rungs": [
+            {
+                "n": at.n_stages,
+                "share": at.share,
+                "tokens": at.trained_tokens,
+                "scores": _scores(view.suite, {s.name: s for s in at.scores}),
+            }
+            for at in trial.rungs
+        ],
         "holdout": _scores(view.holdout, holdout_scores(trial)),
         "seconds": [
             _short(part) for part in (seconds.load, seconds.train, seconds.evaluate, seconds.rest)

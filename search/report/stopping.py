@@ -60,9 +60,10 @@ def _saved(view: StudyView) -> str:
     n_left = n_stages - sum(t.boundaries[-1].n_stages for t in stopped if t.boundaries)
     saved = tokens_text(sum(trial.saved_tokens for trial in stopped))
     verb = "was" if len(stopped) == 1 else "were"
+    at_rungs = " or not to their end" if any(trial.open_rung for trial in stopped) else ""
     return (
         f"{count_text(len(stopped), 'trial')} {verb} stopped early: {n_left:,} of their {n_stages:,} stages did not "
-        f"run, which saved up to {saved} stage tokens."
+        f"run{at_rungs}, which saved up to {saved} stage tokens."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from search.runner.searcher import N_BOUNDARIES, NUMBER
+from search.runner.searcher import IS_IN_STAGE, N_BOUNDARIES, NUMBER
 from search.runner.watcher import Watcher
 
 
@@ -24,7 +24,8 @@ class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Report a finished stage."""
-        self._watcher.stage_done(trial.config[NUMBER], result[N_BOUNDARIES])
+        if not result[IS_IN_STAGE]:
+            self._watcher.stage_done(trial.config[NUMBER], result[N_BOUNDARIES])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Report that time went by."""

@@ -1,7 +1,8 @@
-"""The scheduler that asks a Study after every stage whether the trial goes on.
+"""The scheduler that asks a Study after every stage, and at every rung, whether the trial goes on.
 
 Neither Ray Tune's schedulers nor Optuna's pruners stop trials by several objectives. What the worker of a stopped trial
-has written stays as it is: Tune asks it for no further step, and the study records the end.
+has written stays as it is: Tune asks it for no further step, and the study records the end. A worker inside a stage
+holds a model in training and a lease that others may wait for; it gets one more step, sees the end, and lets go.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.runner.searcher import NUMBER
+from search.runner.searcher import IS_IN_STAGE, NUMBER
 from search.study import Study
 
 
@@ -25,8 +26,8 @@ class BoundaryScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no ty
         self._study = study
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return whether a trial goes on after a boundary; not called at its last one."""
-        is_over = self._study.stop_early(trial.config[NUMBER])
+        """Return whether a trial goes on after a boundary or rung; not called at its last one."""
+        is_over = self._study.stop_early(trial.config[NUMBER]) and not result[IS_IN_STAGE]
         return str(TrialScheduler.STOP if is_over else TrialScheduler.CONTINUE)
 
     def save(self, checkpoint_path: str) -> None:

@@ -19,6 +19,8 @@ NUMBER, PROPOSAL = "number", "proposal"
 """Keys of a Ray trial's config."""
 N_BOUNDARIES = "n_boundaries"
 """Key of a Ray trial's result."""
+IS_IN_STAGE = "is_in_stage"
+"""Key of a Ray trial's result: whether the step ended inside a stage, at a rung."""
 FAULT = "fault"
 """Key of a Ray trial's result: why the worker can run no trial at all."""
 

@@ -1,4 +1,7 @@
-"""One recipe as a Ray Tune trial, one stage as a Tune step. The actor is reused: the base model stays loaded."""
+"""One recipe as a Ray Tune trial, one stage (with rungs, a piece of one) as a Tune step.
+
+The actor is reused: the base model stays loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ray import tune
 
 from search.folders import StudyFolder
 from search.origin import check_origin
-from search.runner.searcher import FAULT, N_BOUNDARIES, PROPOSAL
+from search.runner.searcher import FAULT, IS_IN_STAGE, N_BOUNDARIES, PROPOSAL
 from search.spec import StudySpec
 from search.store import StageStore
 
@@ -39,15 +42,21 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._proposal: Proposal = config[PROPOSAL]
 
     def step(self) -> dict[str, Any]:
-        """Train and score one stage."""
+        """Train and score one stage, or a piece of one."""
         if self._run is None:
             self._begin()
         if self._run is None:
-            return {"done": True, N_BOUNDARIES: 0, FAULT: self._fault}
+            return {"done": True, N_BOUNDARIES: 0, IS_IN_STAGE: False, FAULT: self._fault}
         is_done = self._run.step()
         # Any boundary may turn out to be the trial's last: the scheduler decides after this.
         self._ended_at = time.monotonic()
-        return {"done": is_done, N_BOUNDARIES: len(self._run.record.boundaries)}
+        record = self._run.record
+        is_in_stage = record.open_rung is not None
+        return {
+            "done": is_done,
+            N_BOUNDARIES: len(record.boundaries),
+            IS_IN_STAGE: is_in_stage,
+        }
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take note of the next recipe for the same process."""

@@ -152,6 +152,9 @@ class Asker:
         """
         if record.state == "FAIL":
             return record.reason or "failed without a reason"
+        if record.state == "PRUNED" and record.open_rung is not None:
+            # All that it needs was measured at the rung where it was stopped, and boundary there may be none.
+            return None
         return missing_reason(record.final_scores, self._names())
 
     def tell(self, record: TrialRecord) -> None:

@@ -149,6 +149,22 @@ def plan_stage(
     return StagePlan(tuple(steps), total, taken, passes)
 
 
+def steps_within(n_tokens_S: Sequence[int], dose_tokens: float) -> tuple[int, int]:
+    """Return how many of a plan's steps a smaller dose buys, by the rule of `plan_stage`, and their training tokens.
+
+    Args:
+        n_tokens_S: Training tokens of each step of the plan.
+        dose_tokens: The smaller dose.
+    """
+    total = 0
+    for n_steps, n_step in enumerate(n_tokens_S):
+        is_nearest = n_steps and dose_tokens - total <= total + n_step - dose_tokens
+        if total >= dose_tokens or is_nearest:
+            return n_steps, total
+        total += n_step
+    return len(n_tokens_S), total
+
+
 def passes_conflict(plan: StagePlan, dose_tokens: int, max_passes: float | None) -> str | None:
     """Return why a plan consumes a source too often; None if it does not."""
     for name, passes in plan.passes_by_source.items():

@@ -5,16 +5,14 @@ outcome = run_stage(ref, stage, sources, spec.training, seed)     # changes ref 
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -22,8 +20,9 @@ from search.errors import DataError, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
-from search.stages.mix import StagePlan, passes_conflict, plan_stage
+from search.stages.mix import StagePlan, passes_conflict, plan_stage, steps_within
 from search.stages.model_ref import ModelRef
+from search.stages.pausing import PausableLoop, Presentable, Randomness
 from search.stages.persist import write_trained
 from search.stages.schedule import make_optimizer
 from search.stages.tokens import TokenRow, TokenRows, tokenise, unpaired
@@ -83,48 +82,185 @@ def run_stage(
         DataError: A source has the wrong format for the method, or no row that can be trained on.
         StageError: The stage cannot be trained on this model, its loss is not finite, or memory runs out.
     """
-    started = time.monotonic()
-    token_rows = _token_rows(ref, stage, sources, training)
-    plan = _plan(stage, token_rows, sources, training, seed)
-    memory = Memory(training.micro_batch_rows or training.rows_per_step)
-    if ref.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    with _own_randomness(seed), scratch_folder() as folder:
-        n_steps = len(plan.steps)
-        parameters = handoff.begin(ref, stage, n_steps)
-        ratios = handoff.rate_ratios(ref, stage)
-        optimizers = make_optimizer(parameters, stage.learning_rate, n_steps, training, ratios)
-        handoff.follow(ref, optimizers[0])
-        batches = _batches(stage, plan, token_rows)
-        setting = Setting(ref, training, batches, optimizers, memory, seed, folder)
-        training_started = time.monotonic()
-        trained = _trained(setting, stage)
-        train_seconds = time.monotonic() - training_started
-        n_trainable = sum(parameter.numel() for parameter in parameters)
-        adapter_ranks = handoff.ranks(ref, stage)
-        _check_finite(parameters)
-        if keep_in is not None:
-            # A full disk must not cost what was trained; the caller sees that nothing was written.
-            with suppress(OSError, SafetensorError):
-                write_trained(ref, parameters, keep_in)
-        handoff.end(ref, stage)
-    return StageOutcome(
-        trained_tokens=plan.n_tokens,
-        n_steps=n_steps,
-        n_rows=plan.n_rows,
-        tokens_by_source=plan.tokens_by_source,
-        passes_by_source=plan.passes_by_source,
-        n_dropped_rows=_n_dropped(token_rows),
-        loss_by_step=tuple(trained.losses),
-        n_trainable=n_trainable,
-        micro_batch_rows=memory.micro_batch_rows,
-        n_oom_halvings=memory.n_oom_halvings,
-        train_seconds=train_seconds,
-        setup_seconds=time.monotonic() - started - train_seconds,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if ref.device == "cuda" else None,
-        conflict_by_step=trained.conflict_by_step,
-        adapter_ranks=adapter_ranks,
-    )
+    with StageSession(ref, stage, sources, training, seed) as session:
+        return session.finish(keep_in)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A point inside a stage."""
+
+    share: float
+    """Of the dose, in (0, 1)."""
+    n_steps: int
+    """Optimizer steps done."""
+    trained_tokens: int
+    """Of the stage so far, without padding."""
+
+
+class StageSession:
+    """A stage that is trained in pieces. Between them the model can be evaluated, and the process goes its own way.
+
+    with StageSession(ref, stage, sources, training, seed) as session:
+        for rung in session.rungs((0.25, 0.5)):
+            session.advance(rung.n_steps)
+            ...                                   # evaluate ref, which is as it is after the piece
+        outcome = session.finish()
+
+    The result is that of `run_stage`, bit for bit. With a constant schedule, and weights and shares that do not move
+    with the dose, the model at a rung is that of a stage with the smaller dose, but for the rounding of a merge, and
+    not under AdaLoRA, whose ranks shrink over the whole dose. Left before its end, the model is unusable as after an
+    error. A stage that pauses computes in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        stage: Stage,
+        sources: Mapping[str, Source],
+        training: TrainingSpec,
+        seed: int,
+    ) -> None:
+        """Plan the rows and make weights trainable; arguments and errors as of `run_stage`."""
+        started = time.monotonic()
+        self._ref, self._stage = ref, stage
+        self._token_rows = _token_rows(ref, stage, sources, training)
+        self._plan = plan = _plan(stage, self._token_rows, sources, training, seed)
+        self._memory = Memory(training.micro_batch_rows or training.rows_per_step)
+        self._scratch = ExitStack()
+        self._loop: PausableLoop[Trained] | None = None
+        self._trained: Trained | None = None
+        self._train_seconds = 0.0
+        if ref.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self._randomness = Randomness(seed)
+        with self._randomness():
+            n_steps = len(plan.steps)
+            self._parameters = handoff.begin(ref, stage, n_steps)
+            ratios = handoff.rate_ratios(ref, stage)
+            optimizers = make_optimizer(
+                self._parameters, stage.learning_rate, n_steps, training, ratios
+            )
+            handoff.follow(ref, optimizers[0])
+            batches = _batches(stage, plan, self._token_rows)
+            folder = self._scratch.enter_context(scratch_folder())
+            self._setting = Setting(ref, training, batches, optimizers, self._memory, seed, folder)
+        self._shown = Presentable(ref, training.gradient_checkpointing)
+        self._setup_seconds = time.monotonic() - started
+
+    def __enter__(self) -> StageSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rungs(self, shares: Sequence[float]) -> list[Rung]:
+        """Return where shares of the dose end: after the steps that a dose of that size would buy.
+
+        A share that ends at the same step as the one before it, or at the end of the stage, has no rung.
+        """
+        found: list[Rung] = []
+        for share in shares:
+            n_steps, n_tokens = steps_within(self._n_tokens_S, share * self._stage.dose_tokens)
+            if n_steps < len(self._plan.steps) and (not found or n_steps > found[-1].n_steps):
+                found.append(Rung(share, n_steps, n_tokens))
+        return found
+
+    def advance(self, until_step: int | None = None) -> None:
+        """Train until so many steps of the stage are done, or to its end.
+
+        Raises:
+            StageError: The loss is not finite, or memory runs out.
+        """
+        n_steps = len(self._plan.steps)
+        until = n_steps if until_step is None else until_step
+        if self._trained is not None or (self._loop and until <= self._loop.n_steps):
+            return
+        started = time.monotonic()
+        with self._randomness():
+            with _quiet_renames():
+                self._shown.hide()
+            if self._loop is None and until >= n_steps:
+                self._trained = _trained(self._setting, self._stage)
+            else:
+                self._trained = self._paused().advance(until if until < n_steps else None)
+            if self._trained is None:
+                with _quiet_renames():
+                    self._shown.show()
+        self._train_seconds += time.monotonic() - started
+
+    @property
+    def train_seconds(self) -> float:
+        """Wall seconds of the pieces so far."""
+        return self._train_seconds
+
+    def finish(self, keep_in: Path | None = None) -> StageOutcome:
+        """Train what is left, hand off, and return what the stage consumed and did.
+
+        Args:
+            keep_in: Folder for what was trained, for `persist.restore_stage`; default: it is not kept.
+
+        Raises:
+            StageError: The stage cannot be trained on.
+        """
+        self.advance()
+        assert self._trained is not None
+        started = time.monotonic()
+        ref, stage, plan, trained = self._ref, self._stage, self._plan, self._trained
+        with self._randomness():
+            n_trainable = sum(parameter.numel() for parameter in self._parameters)
+            adapter_ranks = handoff.ranks(ref, stage)
+            _check_finite(self._parameters)
+            if keep_in is not None:
+                # A full disk must not cost what was trained; the caller sees that nothing was written.
+                with suppress(OSError, SafetensorError):
+                    write_trained(ref, self._parameters, keep_in)
+            handoff.end(ref, stage)
+        self.close()
+        return StageOutcome(
+            trained_tokens=plan.n_tokens,
+            n_steps=len(plan.steps),
+            n_rows=plan.n_rows,
+            tokens_by_source=plan.tokens_by_source,
+            passes_by_source=plan.passes_by_source,
+            n_dropped_rows=_n_dropped(self._token_rows),
+            loss_by_step=tuple(trained.losses),
+            n_trainable=n_trainable,
+            micro_batch_rows=self._memory.micro_batch_rows,
+            n_oom_halvings=self._memory.n_oom_halvings,
+            train_seconds=self._train_seconds,
+            setup_seconds=self._setup_seconds + time.monotonic() - started,
+            peak_memory_bytes=torch.cuda.max_memory_allocated() if ref.device == "cuda" else None,
+            conflict_by_step=trained.conflict_by_step,
+            adapter_ranks=adapter_ranks,
+        )
+
+    def close(self) -> None:
+        """Let go of trainer, optimizer and scratch folder; the end of a stage that is not finished."""
+        if self._loop is not None:
+            with self._randomness(), _quiet_renames():
+                self._shown.hide()
+                self._loop.cancel()
+        self._scratch.close()
+
+    def _paused(self) -> PausableLoop[Trained]:
+        if self._loop is None:
+            loop = PausableLoop(lambda: _trained(self._setting, self._stage))
+            # Hooks run in the order of registration: what the adapter does at a step is done when this one pauses.
+            self._setting.optimizers[0].register_step_post_hook(lambda *_: loop.step_done())
+            self._loop = loop
+        return self._loop
+
+    @property
+    def _n_tokens_S(self) -> list[int]:  # noqa: N802 - a shape
+        return [
+            sum(
+                self._token_rows[loss][name].n_tokens[at]
+                for loss, batch in step.rows.items()
+                for name, at in batch
+            )
+            for step in self._plan.steps
+        ]
 
 
 def _token_rows(
@@ -234,18 +370,3 @@ def _quiet_renames() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed all generators for the stage and give the process its own states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

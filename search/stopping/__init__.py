@@ -1,1 +1,1 @@
-"""Multi-objective early stopping at stage boundaries, with a stated error rate. No Ray, no Optuna, no torch."""
+"""Multi-objective early stopping at boundaries and rungs, with a stated error rate. No Ray, no Optuna, no torch."""

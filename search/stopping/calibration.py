@@ -95,4 +95,5 @@ def predicted(predictor: Predictor, example: Example) -> Gains:
     """Return what a predictor says of an example's later boundary, seen from its earlier one, shape (K,)."""
     trial = example.trial
     recipe = trial.recipe.prefix(example.end)
-    return predictor.predict(recipe, example.start, trial.so_far(example.start))
+    gains_MK = trial.so_far(example.start, example.share)
+    return predictor.predict(recipe, example.start, gains_MK, example.share)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -89,6 +89,8 @@ class PastTrial:
     """Stages done to gains, shape (K,) each; boundaries with a missing score are left out."""
     digests: Mapping[int, str]
     """Stages done to the model's name."""
+    rungs: Mapping[tuple[int, float], Gains] = field(default_factory=dict)
+    """Stages done and share of the next one to gains, shape (K,), at rungs where all K scores were measured."""
 
     @classmethod
     def of(cls, record: TrialRecord, goals: Goals) -> PastTrial:
@@ -99,7 +101,12 @@ class PastTrial:
             if found is not None:
                 gains[boundary.n_stages] = found
                 digests[boundary.n_stages] = boundary.digest
-        return cls(record.number, record.state, record.recipe, gains, digests)
+        rungs = {}
+        for rung in record.rungs:
+            found = goals.gains({score.name: score for score in rung.scores})
+            if found is not None:
+                rungs[rung.n_stages, rung.share] = found
+        return cls(record.number, record.state, record.recipe, gains, digests, rungs)
 
     @cached_property
     def influences(self) -> tuple[str, ...]:
@@ -108,40 +115,59 @@ class PastTrial:
 
     @cached_property
     def pairs(self) -> tuple[Example, ...]:
-        """Every two boundaries with scores, the base left out."""
+        """Every boundary or rung and a later boundary, all with scores, the base left out."""
         scored = sorted(n_stages for n_stages in self.gains if n_stages > 0)
+        starts = sorted([*self.rungs, *((n_stages, 0.0) for n_stages in scored)])
         return tuple(
-            Example(self, start, end)
-            for index, start in enumerate(scored)
-            for end in scored[index + 1 :]
+            Example(self, start, end, share)
+            for start, share in starts
+            for end in scored
+            if end > start
         )
 
-    def so_far(self, n_done: int) -> Gains:
-        """Return the gains after 1 to `n_done` stages, shape (n_done, K); NaN where a score is missing."""
-        unknown_K = np.full_like(self.gains[n_done], np.nan)
-        return np.array([self.gains.get(n_stages, unknown_K) for n_stages in range(1, n_done + 1)])
+    def at(self, n_done: int, share: float = 0.0) -> Gains | None:
+        """Return the gains at a boundary, or at a rung inside the next stage, shape (K,); None if there are none."""
+        return self.rungs.get((n_done, share)) if share else self.gains.get(n_done)
+
+    def so_far(self, n_done: int, share: float = 0.0) -> Gains:
+        """Return the gains after 1 to `n_done` stages, shape (n_done, K), or (n_done + 1, K) with those at a rung.
+
+        NaN where a score is missing.
+        """
+        here_K = self.at(n_done, share)
+        assert here_K is not None
+        unknown_K = np.full_like(here_K, np.nan)
+        before = [self.gains.get(n, unknown_K) for n in range(1, n_done + (1 if share else 0))]
+        return np.array([*before, here_K])
 
 
 @dataclass(frozen=True)
 class Example:
-    """Two boundaries of one past trial: what some more stages made of a model. A prefix of a recipe is a recipe."""
+    """Two boundaries of one past trial: what some more stages made of a model. A prefix of a recipe is a recipe.
+
+    The earlier one may be a rung: then it is also what the rest of a stage made of it.
+    """
 
     trial: PastTrial
     """Where it was seen."""
     start: int
-    """Stages done at the earlier boundary, at least 1."""
+    """Stages done at the earlier boundary, at least 1; at a rung those before its stage, at least 0."""
     end: int
     """Stages done at the later one."""
+    share: float = 0.0
+    """At a rung, how much of the dose of the next stage was done."""
 
     @cached_property
     def remaining(self) -> tuple[str, ...]:
-        """Influences between the two boundaries."""
+        """Influences between the two boundaries; the first is half done at a rung."""
         return self.trial.influences[self.start : self.end]
 
     @property
     def before(self) -> Gains:
         """Gains at the earlier boundary, shape (K,)."""
-        return self.trial.gains[self.start]
+        here_K = self.trial.at(self.start, self.share)
+        assert here_K is not None
+        return here_K
 
     @property
     def after(self) -> Gains:
@@ -151,19 +177,23 @@ class Example:
 
 def examples(past: Iterable[PastTrial]) -> list[Example]:
     """Return all pairs of boundaries, those that several trials share through the stage store once."""
-    found: dict[tuple[str, str], Example] = {}
+    found: dict[tuple[int, float, str], Example] = {}
     for trial in past:
         for example in trial.pairs:
-            key = trial.digests[example.start], trial.digests[example.end]
+            # The name of the later model says all that was done before.
+            key = example.start, example.share, trial.digests[example.end]
             found.setdefault(key, example)
     return list(found.values())
 
 
-def alike(found: Sequence[Example], remaining: tuple[str, ...], n_least: int) -> list[Example]:
+def alike(
+    found: Sequence[Example], remaining: tuple[str, ...], n_least: int, share: float = 0.0
+) -> list[Example]:
     """Return examples of the same remaining influences, in the narrowest sense that has `n_least` of them.
 
-    The same in the same order; the same in any order; as many stages. Of one trial the latest counts: others of it are
-    not independent. Too few in every sense: none.
+    The same in the same order; the same in any order; as many stages. At a rung always with the same share of the first
+    one done, and at a boundary with none. Of one trial the latest counts: others of it are not independent. Too few in
+    every sense: none.
     """
     senses = (
         lambda names: names == remaining,
@@ -174,7 +204,7 @@ def alike(found: Sequence[Example], remaining: tuple[str, ...], n_least: int) ->
         latest = {
             example.trial.number: example
             for example in sorted(found, key=lambda example: example.start)
-            if is_alike(example.remaining)
+            if example.share == share and is_alike(example.remaining)
         }
         if len(latest) >= n_least:
             return [latest[number] for number in sorted(latest)]

@@ -22,14 +22,15 @@ RIDGE = 1.0
 class Predictor(Protocol):
     """Says how a recipe will end."""
 
-    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains) -> Gains:
+    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains, share: float = 0.0) -> Gains:
         """Return the expected gains of the recipe's last model, shape (K,).
 
         Args:
             recipe: The whole recipe.
-            n_done: Stages done, at least 1.
-            gains_MK: Gains at the boundaries after 1 to `n_done` stages; the last row is where the model is now. A
-                boundary with a missing score is NaN, the last one never is.
+            n_done: Stages done, at least 1; at a rung those before its stage, at least 0.
+            gains_MK: Gains at the boundaries after 1 to `n_done` stages, and at the rung if the model is at one; the
+                last row is where the model is now. A boundary with a missing score is NaN, the last row never is.
+            share: At a rung, how much of the dose of the next stage is done.
         """
         ...
 
@@ -45,10 +46,10 @@ class MeanGain:
         """Learn from examples."""
         self._found = found
 
-    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains) -> Gains:
+    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains, share: float = 0.0) -> Gains:
         """Return the expected gains of the recipe's last model, shape (K,)."""
         remaining = tuple(stage.influence for stage in recipe.stages[n_done:])
-        kind = alike(self._found, remaining, N_LEAST)
+        kind = alike(self._found, remaining, N_LEAST, share)
         if not kind:
             return np.asarray(gains_MK[-1])
         change_K = np.mean([example.after - example.before for example in kind], axis=0)
@@ -61,18 +62,22 @@ class LinearGain:
     def __init__(self, found: Sequence[Example]) -> None:
         """Learn from examples; a sequence is looked at when it is first asked for."""
         self._found = found
-        self._lines: dict[tuple[str, ...], _Line | None] = {}
+        self._lines: dict[tuple[tuple[str, ...], float], _Line | None] = {}
 
-    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains) -> Gains:
+    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains, share: float = 0.0) -> Gains:
         """Return the expected gains of the recipe's last model, shape (K,)."""
         stages = recipe.stages[n_done:]
         remaining = tuple(stage.influence for stage in stages)
-        if remaining not in self._lines:
-            kind = [example for example in self._found if example.remaining == remaining]
-            self._lines[remaining] = _Line(kind) if len(kind) >= N_LINEAR else None
-        line = self._lines[remaining]
+        if (remaining, share) not in self._lines:
+            kind = [
+                example
+                for example in self._found
+                if example.remaining == remaining and example.share == share
+            ]
+            self._lines[remaining, share] = _Line(kind) if len(kind) >= N_LINEAR else None
+        line = self._lines[remaining, share]
         if line is None:
-            return MeanGain(self._found).predict(recipe, n_done, gains_MK)
+            return MeanGain(self._found).predict(recipe, n_done, gains_MK, share)
         return np.asarray(gains_MK[-1] + line.change(stages, gains_MK[-1]))
 
 

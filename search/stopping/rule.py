@@ -1,7 +1,10 @@
-"""The rule that stops a trial at a boundary: even at its bound it would be dominated, or break a constraint.
+"""The rule that stops a trial at a boundary or rung: even at its bound it would be dominated, or break a constraint.
 
 rule = StoppingRule(spec)
-decision = rule.decide(record, past)     # of the record's last boundary; None while too little is known
+decision = rule.decide(record, past)     # of the record's last boundary or rung; None while too little is known
+
+A rung is a boundary with the rest of its stage, and the later stages, still to come. What is compared is what a recipe
+will end on; the model at a rung itself is no rival of others, since no recipe of the study ends there.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Rival:
 
 
 class StoppingRule:
-    """Decides at stage boundaries. The same record and past give the same decision."""
+    """Decides at stage boundaries and rungs. The same record and past give the same decision."""
 
     def __init__(self, spec: StudySpec, fit: Fit = LinearGain) -> None:
         """Take what a study aims at.
@@ -46,10 +49,10 @@ class StoppingRule:
         self.goals = Goals.of(spec)
 
     def decide(self, record: TrialRecord, past: Sequence[PastTrial]) -> StopDecision | None:
-        """Return what becomes of a trial at the last boundary of its record.
+        """Return what becomes of a trial at the last boundary or rung of its record.
 
         None where nothing is decided: the recipe is done, it is a baseline, a score is missing, or fewer than
-        `n_needed(alpha)` past trials went on from a like boundary.
+        `n_needed(alpha)` past trials went on from a like boundary (rung).
 
         Args:
             record: The trial.
@@ -57,20 +60,22 @@ class StoppingRule:
                 side by side ends first.
         """
         trial = PastTrial.of(record, self.goals)
-        n_done = record.boundaries[-1].n_stages if record.boundaries else 0
+        n_done, share = max(_points(record), default=(0, 0.0))
         n_stages = len(record.recipe.stages)
-        if record.baseline is not None or not 0 < n_done < n_stages or n_done not in trial.gains:
+        is_inside = (0, 0.0) < (n_done, share) < (n_stages, 0.0)
+        if record.baseline is not None or not is_inside or trial.at(n_done, share) is None:
             return None
         known = examples(past)
-        kind = alike(known, trial.influences[n_done:], n_needed(self._alpha))
+        kind = alike(known, trial.influences[n_done:], n_needed(self._alpha), share)
         if not kind:
             return None
         found = margin(residuals(kind, known, self._fit), self._alpha)
-        expected_K = self._fit(known).predict(record.recipe, n_done, trial.so_far(n_done))
-        bound_K = expected_K + found.added
-        reason = self.reason(trial, n_done, bound_K, past)
+        gains_MK = trial.so_far(n_done, share)
+        bound_K = self._fit(known).predict(record.recipe, n_done, gains_MK, share) + found.added
+        reason = self.reason(trial, n_done, bound_K, past, share)
         return StopDecision(
             n_stages=n_done,
+            share=share,
             outcome="go on" if reason is None else "audit" if self.is_audited(record) else "stop",
             bounds=self.goals.values(bound_K),
             n_past=found.n_past,
@@ -78,12 +83,13 @@ class StoppingRule:
         )
 
     def decisions(self, record: TrialRecord, past: Sequence[PastTrial]) -> tuple[StopDecision, ...]:
-        """Return what was decided at each boundary of a trial, in order."""
+        """Return what was decided at each boundary and rung of a trial, in order."""
         found = []
-        for boundary in record.boundaries:
-            n_done = boundary.n_stages
-            seen = tuple(each for each in record.boundaries if each.n_stages <= n_done)
-            found.append(self.decide(record.model_copy(update={"boundaries": seen}), past))
+        for point in sorted(_points(record)):
+            boundaries = tuple(each for each in record.boundaries if (each.n_stages, 0.0) <= point)
+            rungs = tuple(each for each in record.rungs if (each.n_stages, each.share) <= point)
+            seen = record.model_copy(update={"boundaries": boundaries, "rungs": rungs})
+            found.append(self.decide(seen, past))
         return tuple(decision for decision in found if decision is not None)
 
     def is_audited(self, record: TrialRecord) -> bool:
@@ -107,7 +113,12 @@ class StoppingRule:
         return sorted(found, key=lambda rival: not rival.is_final)
 
     def reason(
-        self, trial: PastTrial, n_done: int, bound_K: Gains, past: Sequence[PastTrial]
+        self,
+        trial: PastTrial,
+        n_done: int,
+        bound_K: Gains,
+        past: Sequence[PastTrial],
+        share: float = 0.0,
     ) -> str | None:
         """Return why a trial cannot come to anything if its last gains are at most `bound_K`, or None if it can.
 
@@ -115,7 +126,11 @@ class StoppingRule:
         so far, since each of them is a recipe that was tried.
         """
         n_objectives = self.goals.n_objectives
-        start = f"stopped after {n_done} of {len(trial.recipe.stages)} stages: cannot"
+        n_stages = len(trial.recipe.stages)
+        place = (
+            f"at {100 * share:.4g} % of stage {n_done + 1} of" if share else f"after {n_done} of"
+        )
+        start = f"stopped {place} {n_stages}{'' if share else ' stages'}: cannot"
         sure = f"with {100 * (1 - self._alpha):.4g} % confidence"
         best = self.goals.values(bound_K)
         for constraint, gain in zip(self.goals.constraints, bound_K[n_objectives:], strict=True):
@@ -138,3 +153,9 @@ class StoppingRule:
                 )
                 return f"{start} reach the front ({ours} {sure}; {rival.label} has {theirs})"
         return None
+
+
+def _points(record: TrialRecord) -> list[tuple[int, float]]:
+    """Return where a trial was scored: stages done, and the share of the next one at a rung."""
+    boundaries = [(boundary.n_stages, 0.0) for boundary in record.boundaries]
+    return [*boundaries, *((rung.n_stages, rung.share) for rung in record.rungs)]

@@ -1,6 +1,9 @@
 """Replay searches on recorded trainings with early stopping on and off: what it saves, and what it costs.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/replay_stopping.py [--seeds 20] [--recipes 200] [--samplers random tpe]
+        [--rungs 0.4 0.15,0.4]
+
+With --rungs every search is run once more for each list of shares, with stops inside stages too.
 
 Every recipe of the table has scores, so what a stopped trial would have come to is known. The real Asker proposes and
 the real rule decides, one trial at a time. Prints the table that results/benchmarks/stopping.md shows.
@@ -23,11 +26,11 @@ import optuna
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "replay"))
 
+from played_trial import at_rung, begun, rungs, scored  # noqa: E402
 from table import Node, Objective, ReplayTable  # noqa: E402
 
-from evaluators.scores import Score  # noqa: E402
 from search.front import front_mask  # noqa: E402
-from search.records import Boundary, Proposal, StageRecord, TrialRecord  # noqa: E402
+from search.records import TrialRecord  # noqa: E402
 from search.sampling.asking import Asker  # noqa: E402
 from search.spec import ConstraintSpec, SamplerSpec, StoppingSpec, StudySpec  # noqa: E402
 from search.stopping.past import PastTrial  # noqa: E402
@@ -65,6 +68,7 @@ class Task:
     n_recipes: int
     is_on: bool
     alpha: float
+    rungs: tuple[float, ...] = ()
 
 
 @dataclass
@@ -78,7 +82,12 @@ class Result:
     seconds_saved: float = 0.0
     seconds_in_vain: float = 0.0
     """What a rule that knows each recipe's last scores would have saved: the most that any rule can."""
+    rung_seconds: float = 0.0
+    """Of scoring at rungs; they are taken off what was saved."""
+    seconds_saved_free: float = 0.0
+    """What was saved and what scoring at rungs took."""
     stopped: int = 0
+    stopped_at_rungs: int = 0
     audited: int = 0
     bounds: int = 0
     exceeded: int = 0
@@ -89,6 +98,7 @@ class Result:
     own_front: int = 0
     own_front_stopped: int = 0
     hypervolume: float = 0.0
+    true_hypervolume: float = 0.0
     hypervolume_of_all: float = 0.0
     hypervolume_of_finals: float = 0.0
     hypervolume_of_all_finals: float = 0.0
@@ -130,26 +140,17 @@ def search(task: Task) -> Result:
     asker.enqueue_baselines(())
     past: list[PastTrial] = []
     result = Result(task)
-    scored: list[Node] = []
+    reached: list[Node] = []
     everything: list[Node] = []
     finals: list[Node] = []
     while len(past) < task.n_recipes and (proposal := asker.ask()) is not None:
         path = table.path(table.node(proposal.recipe).digest)
-        record = _begun(proposal, sampler.seed)
+        record = begun(proposal, sampler.seed)
         if not proposal.recipe.stages:
-            record = _scored(record, path[0], table)
-        for n_done, node in enumerate(path[1:], 1):
-            record = _scored(record, node, table)
-            if not task.is_on or n_done == len(path) - 1:
-                continue
-            started = time.perf_counter()
-            decision = rule.decide(record, past)
-            result.rule_seconds += time.perf_counter() - started
-            if decision is None:
-                continue
-            record = record.model_copy(update={"stopping": (*record.stopping, decision)})
-            if decision.outcome == "stop":
-                record = record.model_copy(update={"state": "PRUNED", "reason": decision.reason})
+            record = scored(record, path[0])
+        for node in path[1:]:
+            record = _played(record, node, table, rule, past, result)
+            if record.state != "RUNNING":
                 break
         if record.state == "RUNNING":
             record = record.model_copy(update={"state": "COMPLETE"})
@@ -158,55 +159,42 @@ def search(task: Task) -> Result:
         asker.tell(record)
         result.seconds_in_vain += _seconds_in_vain(record, path, table, rule, past)
         past.append(PastTrial.of(record, rule.goals))
-        scored += path[1 : len(record.stages) + 1]
+        reached += path[1 : len(record.stages) + 1]
         everything += path[1:]
         _count(result, record, path, table, spec, rule)
-    _judge(result, records, table, spec, scored, everything, finals)
+    _judge(result, records, table, spec, reached, everything, finals)
     return result
 
 
-def _begun(proposal: Proposal, seed: int) -> TrialRecord:
-    return TrialRecord(
-        number=proposal.number,
-        state="RUNNING",
-        params=proposal.params,
-        recipe=proposal.recipe,
-        baseline=proposal.baseline,
-        seed=seed,
-        started_at="",
-    )
+def _played(
+    record: TrialRecord,
+    node: Node,
+    table: ReplayTable,
+    rule: StoppingRule,
+    past: Sequence[PastTrial],
+    result: Result,
+) -> TrialRecord:
+    """Return the record with one more stage, or with the part of it after which the trial was stopped."""
+    for share, there in rungs(node, table, result.task.rungs):
+        record = _decided(at_rung(record, share, there), rule, past, result)
+        if record.state != "RUNNING":
+            return record
+    return _decided(scored(record, node), rule, past, result)
 
 
-def _scored(record: TrialRecord, node: Node, table: ReplayTable) -> TrialRecord:
-    """Return the record with one more stage and its scores."""
-    scores = tuple(
-        Score(name=name, value=value, n=32, unit="", direction="maximise")
-        for name, value in node.scores.items()
-    )
-    boundary = Boundary(
-        n_stages=node.depth,
-        digest=node.digest,
-        scores=scores,
-        evaluate_seconds=node.evaluate_seconds,
-    )
-    changes: dict[str, object] = {"boundaries": (*record.boundaries, boundary)}
-    if node.depth:
-        stage = StageRecord(
-            stage=record.recipe.stages[node.depth - 1],
-            digest=node.digest,
-            seed=0,
-            trained_tokens=node.tokens,
-            n_steps=1,
-            n_rows=1,
-            tokens_by_source={},
-            passes_by_source={},
-            loss_by_step=(),
-            n_trainable=1,
-            micro_batch_rows=1,
-            train_seconds=node.stage_seconds,
-            setup_seconds=0.0,
-        )
-        changes["stages"] = (*record.stages, stage)
+def _decided(
+    record: TrialRecord, rule: StoppingRule, past: Sequence[PastTrial], result: Result
+) -> TrialRecord:
+    if not result.task.is_on:
+        return record
+    started = time.perf_counter()
+    decision = rule.decide(record, past)
+    result.rule_seconds += time.perf_counter() - started
+    if decision is None:
+        return record
+    changes: dict[str, object] = {"stopping": (*record.stopping, decision)}
+    if decision.outcome == "stop":
+        changes |= {"state": "PRUNED", "reason": decision.reason}
     return record.model_copy(update=changes)
 
 
@@ -224,7 +212,13 @@ def _count(
     result.stages += len(seconds)
     result.seconds += sum(seconds)
     result.stages_saved += len(seconds) - n_done
-    result.seconds_saved += sum(seconds[n_done:])
+    open_rung = record.open_rung
+    begun_seconds = open_rung.train_seconds if open_rung else 0.0
+    rung_seconds = sum(rung.evaluate_seconds for rung in record.rungs)
+    result.rung_seconds += rung_seconds
+    result.seconds_saved += sum(seconds[n_done:]) - begun_seconds - rung_seconds
+    result.seconds_saved_free += sum(seconds[n_done:]) - begun_seconds
+    result.stopped_at_rungs += record.state == "PRUNED" and open_rung is not None
     if not record.stopping:
         return
     last = {name: value for name, value in path[-1].scores.items() if value is not None}
@@ -252,7 +246,7 @@ def _seconds_in_vain(
         return 0.0
     whole = record.model_copy(update={"stages": (), "boundaries": ()})
     for node in path[1:]:
-        whole = _scored(whole, node, table)
+        whole = scored(whole, node)
     trial = PastTrial.of(whole, rule.goals)
     n_stages = len(path) - 1
     for n_done in range(1, n_stages):
@@ -291,27 +285,28 @@ def _judge(
     records: dict[int, TrialRecord],
     table: ReplayTable,
     spec: StudySpec,
-    scored: list[Node],
+    reached: list[Node],
     everything: list[Node],
     finals: list[Node],
 ) -> None:
     """Count what of the front was lost, and what of the hypervolume."""
     proposed = {n: table.node(record.recipe) for n, record in records.items()}
     stopped = {node.digest for n, node in proposed.items() if records[n].state == "PRUNED"}
-    reached = {node.digest for node in scored}
+    names = {node.digest for node in reached}
     true_front = _front(_feasible(list(table.nodes.values()), spec), table)
     own_front = _front(_feasible(list(proposed.values()), spec), table)
     # A recipe that was stopped in one trial and reached as a prefix of another is not lost.
     wanted = {node.digest for node in proposed.values()}
     result.true_front = len(true_front & wanted)
-    result.true_front_stopped = len(true_front & stopped - reached)
+    result.true_front_stopped = len(true_front & stopped - names)
     result.own_front = len(own_front)
-    result.own_front_stopped = len(own_front & stopped - reached)
+    result.own_front_stopped = len(own_front & stopped - names)
 
     def volume(nodes: Sequence[Node]) -> float:
         return table.hypervolume(node.digest for node in _feasible(nodes, spec))
 
-    result.hypervolume = volume(scored)
+    result.hypervolume = volume(reached)
+    result.true_hypervolume = volume(list(table.nodes.values()))
     result.hypervolume_of_all = volume(everything)
     result.hypervolume_of_finals = volume(finals)
     result.hypervolume_of_all_finals = volume(list(proposed.values()))
@@ -330,9 +325,11 @@ def summary(on: Sequence[Result], off: Sequence[Result]) -> dict[str, str]:
 
     return {
         "trials stopped": f"{np.mean([r.stopped for r in on]):.1f} of {on[0].task.n_recipes}, "
-        f"{np.mean([r.audited for r in on]):.1f} audited",
+        f"{np.mean([r.audited for r in on]):.1f} audited, {np.mean([r.stopped_at_rungs for r in on]):.1f} at rungs",
+        "seconds spent on scoring at rungs": share("rung_seconds", "seconds"),
         "stages saved": share("stages_saved", "stages"),
         "seconds saved": share("seconds_saved", "seconds"),
+        "seconds saved if scoring at rungs cost nothing": share("seconds_saved_free", "seconds"),
         "seconds that the best possible rule would save": share("seconds_in_vain", "seconds"),
         "members of the true front stopped": share("true_front_stopped", "true_front"),
         "members of the front of what was proposed stopped": share(
@@ -352,8 +349,13 @@ def summary(on: Sequence[Result], off: Sequence[Result]) -> dict[str, str]:
         "seconds / the same search without stopping": spread(
             [(a.seconds - a.seconds_saved) / b.seconds for a, b in zip(on, off, strict=True)]
         ),
+        "hypervolume / true hypervolume": spread([r.hypervolume / r.true_hypervolume for r in on]),
         "seconds of the rule per search": f"{np.mean([r.rule_seconds for r in on]):.2f}",
     }
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(share) for share in text.split(","))
 
 
 def main() -> None:
@@ -365,23 +367,30 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rungs", nargs="+", default=[], help="such as 0.15,0.4; one search each")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with ProcessPoolExecutor(args.workers) as pool:
         for problem, sampler in itertools.product(args.problems, args.samplers):
-            on, off = (
-                [
+            modes = {"off": (False, ()), "boundaries": (True, ())}
+            modes |= {f"boundaries and rungs {each}": (True, _shares(each)) for each in args.rungs}
+            running = {
+                name: [
                     pool.submit(
-                        search, Task(problem, sampler, seed, args.recipes, is_on, args.alpha)
+                        search,
+                        Task(problem, sampler, seed, args.recipes, is_on, args.alpha, shares),
                     )
                     for seed in range(args.seeds)
                 ]
-                for is_on in (True, False)
-            )
-            found = summary([each.result() for each in on], [each.result() for each in off])
-            print(f"\n{problem}, {sampler}")
-            for name, value in found.items():
-                print(f"  {name:52s} {value}", flush=True)
+                for name, (is_on, shares) in modes.items()
+            }
+            found = {name: [each.result() for each in all_of] for name, all_of in running.items()}
+            for name, results in found.items():
+                if name == "off":
+                    continue
+                print(f"\n{problem}, {sampler}, {name}")
+                for title, value in summary(results, found["off"]).items():
+                    print(f"  {title:52s} {value}", flush=True)
 
 
 if __name__ == "__main__":

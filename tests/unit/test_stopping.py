@@ -204,7 +204,7 @@ class Memory:
     def __init__(self, known: Sequence[Example]) -> None:
         self._ends = {e.trial.recipe.stages[0].dose_tokens: e.after for e in known}
 
-    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains) -> Gains:
+    def predict(self, recipe: Recipe, n_done: int, gains_MK: Gains, share: float = 0.0) -> Gains:
         return self._ends.get(recipe.stages[0].dose_tokens, gains_MK[-1])
 
 

@@ -15,7 +15,9 @@ function stageTable(trial) {
   const rows = trial.stages.map((stage, index) => {
     const passes = (name) => (stage.passes && name in stage.passes ? `, ${numberText(stage.passes[name])} passes` : "");
     const mix = Object.entries(stage.mix).map(([name, share]) => `${name} ${(100 * share).toFixed(0)} %${passes(name)}`);
-    const trained = stage.trained === null ? "not trained" : `${countText(stage.trained)} ${stage.is_stored ? "from the stage store" : "trained"}`;
+    const rung = trial.rungs.filter((at) => at.n === index).pop();
+    const untrained = rung ? `${countText(rung.tokens)} trained, not to its end` : "not trained";
+    const trained = stage.trained === null ? untrained : `${countText(stage.trained)} ${stage.is_stored ? "from the stage store" : "trained"}`;
     const lines = (texts) => texts.map((text) => element("div", {}, text));
     const dropped = stage.dropped ? element("small", {}, `${countText(stage.dropped)} rows dropped: too long`) : null;
     const cells = [stage.influence, stage.method, stage.adapter, lines(stage.where.split(", ")), [...lines(mix), dropped]];
@@ -62,6 +64,16 @@ function scoreTable(trial, boundaries) {
       boundaries.map((boundary, at) =>
         scoreCell(boundary.scores[k], at ? change(boundary.scores[k], boundaries[at - 1].scores[k], info.direction) : null))));
   return table(headings, rows, "Scores after each stage");
+}
+
+function rungTable(trial) {
+  const headings = [["Score"]].concat(trial.rungs.map((rung) =>
+    [`${numberText(100 * rung.share)} % of stage ${rung.n + 1}: ${trial.stages[rung.n].influence}`, "number"]));
+  const rows = data.scores.map((info, k) =>
+    element("tr", {},
+      element("th", { scope: "row" }, `${info.name} ${arrow(info.direction)}`, element("small", {}, info.unit)),
+      trial.rungs.map((rung) => scoreCell(rung.scores[k], null))));
+  return table(headings, rows, "Scores within stages");
 }
 
 function holdoutTable(trial) {
@@ -183,6 +195,11 @@ function showTrial(trial) {
   const parts = [...headline(trial)];
   if (trial.stages.length) parts.push(element("h3", {}, "Recipe"), stageTable(trial));
   if (boundaries.length) parts.push(element("h3", {}, "Scores after each stage"), scoreTable(trial, boundaries));
+  if (trial.rungs.length) {
+    parts.push(element("h3", {}, "Scores within stages"),
+      element("p", { class: "how" }, "At rungs, where early stopping looks too. No recipe of the study ends there."),
+      rungTable(trial));
+  }
   if (boundaries.length > 1) {
     parts.push(element("h3", {}, "What each stage gave and took"),
       element("p", { class: "how" }, "Change since the boundary before. Green is better and red is worse, both beyond the noise; grey is within it."),
