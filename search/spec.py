@@ -169,6 +169,9 @@ class SamplerSpec(Spec):
     others are Optuna's."""
     seed: int = Field(default=0, ge=0)
     """Seed of proposals and trainings."""
+    cost: Literal["seconds", "tokens"] = "seconds"
+    """What `stagewise` counts as cost: measured seconds, or tokens. Seconds differ from run to run, and so may what is
+    proposed; with tokens the same study and seed try the same recipes wherever trainings repeat themselves."""
     startup_trials: int | None = Field(default=None, ge=0)
     """Random proposals before the model takes over (tpe, gp). Default: Optuna's."""
     population: int | None = Field(default=None, gt=1)
@@ -218,7 +221,8 @@ class StoppingSpec(Spec):
     enabled: bool = True
     """False runs every recipe to its end. Baselines always run to their end."""
     alpha: float = Field(default=0.05, gt=0, le=0.5)
-    """Error rate: the share of trials that may end above the bound they are judged by."""
+    """Error rate: the share of bounds that recipes may end above. Per bound: a trial of n stages has up to n - 1, and
+    more with rungs."""
     audit_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the trials to be stopped that run on all the same, so that the errors can be counted."""
     rungs: tuple[float, ...] = ()

@@ -99,7 +99,8 @@ def _commit_quickly(storage: RDBStorage) -> None:
     """Let SQLite append to a log instead of syncing two files at every commit; a proposal makes more than ten.
 
     A killed process loses nothing; a power cut may lose the last commits (https://www.sqlite.org/wal.html), and their
-    trials the next launch then takes from their folders or runs again.
+    trials the next launch then takes from their folders or runs again. The log does not work on a network file system:
+    name a server in `storage` there.
     """
     if storage.engine.dialect.name != "sqlite":
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from search.front import front_mask
@@ -12,7 +14,9 @@ from search.report.view import StudyView, keeps_goals, trial_losses
 
 def stopping_sentence(view: StudyView) -> str:
     """Return what early stopping did and what its audit found; empty where it did nothing."""
-    return " ".join(part for part in (_saved(view), _audit(view), _unlisted(view)) if part)
+    done = (_saved(view), _audit(view))
+    parts = (*done, _bounds(view), _unlisted(view)) if any(done) else ()
+    return " ".join(part for part in parts if part)
 
 
 def stopped_rows(view: StudyView) -> list[tuple[str, list[int]]]:
@@ -40,16 +44,21 @@ def audited_trials(view: StudyView) -> list[TrialRecord]:
     ]
 
 
-def is_exceeded(view: StudyView, decision: StopDecision, trial: TrialRecord) -> bool:
-    """Return whether a finished trial's last scores are better than a bound it was judged by, in any of them."""
+def is_exceeded(view: StudyView, decision: StopDecision, trial: TrialRecord) -> bool | None:
+    """Return whether a finished trial's last scores are better than a bound it was judged by, in any of them.
+
+    None where none is better and one is missing: nobody knows.
+    """
     is_high = {objective.name: objective.direction == "maximise" for objective in view.objectives}
     is_high |= {each.score: each.at_most is None for each in view.spec.constraints}
     final = trial.final_scores
+    is_known = True
     for name, bound in decision.bounds.items():
         value = final[name].value if name in final else None
+        is_known = is_known and value is not None
         if value is not None and (value > bound if is_high.get(name, True) else value < bound):
             return True
-    return False
+    return False if is_known else None
 
 
 def _saved(view: StudyView) -> str:
@@ -72,18 +81,41 @@ def _audit(view: StudyView) -> str:
     if not audited:
         return ""
     n_front = sum(trial.number in view.front for trial in audited)
-    judged = [
-        (trial, decision)
-        for trial in audited
-        for decision in trial.stopping
-        if decision.outcome == "audit"
-    ]
-    n_exceeded = sum(is_exceeded(view, decision, trial) for trial, decision in judged)
+    n_judged, n_exceeded = _held_against(view, audited, ("audit",))
     return (
         f"Of {len(audited):,} audited (to be stopped, and run on all the same), {n_front:,} reached the front; "
-        f"{n_exceeded:,} of their {count_text(len(judged), 'bound')} did not hold "
-        f"({100 * view.spec.stopping.alpha:.3g} % may fail)."
+        f"{n_exceeded:,} of their {count_text(n_judged, 'bound')} did not hold where the rule said stop."
     )
+
+
+def _bounds(view: StudyView) -> str:
+    """Return how many bounds of all finished trials did not hold: the share that the error rate speaks of.
+
+    It speaks of all bounds, not of those where the rule says stop: a bound that came out too low is what stops a trial,
+    so these fail more often. Bounds of stopped trials are not among them, since nobody knows what they would have met.
+    """
+    complete = [trial for trial in view.trials if trial.state == "COMPLETE"]
+    n_judged, n_exceeded = _held_against(view, complete, ("go on", "audit"))
+    if not n_judged:
+        return ""
+    return (
+        f"Over all trials that ran to their end, {n_exceeded:,} of {count_text(n_judged, 'bound')} did not hold "
+        f"({100 * n_exceeded / n_judged:.3g} %; {100 * view.spec.stopping.alpha:.3g} % may fail)."
+    )
+
+
+def _held_against(
+    view: StudyView, trials: Sequence[TrialRecord], outcomes: Sequence[str]
+) -> tuple[int, int]:
+    """Return how many bounds can be held against last scores, and how many of them did not hold."""
+    found = [
+        is_exceeded(view, decision, trial)
+        for trial in trials
+        for decision in trial.stopping
+        if decision.outcome in outcomes
+    ]
+    known = [each for each in found if each is not None]
+    return len(known), sum(known)
 
 
 def _unlisted(view: StudyView) -> str:

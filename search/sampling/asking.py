@@ -20,7 +20,7 @@ from search.front import front_mask
 from search.records import Boundary, Proposal, TrialRecord
 from search.sampling.history import SamplerView
 from search.sampling.samplers import CONDITIONAL, STAGEWISE, make_sampler, make_stagewise
-from search.sampling.stagewise.past import BOUNDARIES, NOT_TRAINED, as_boundary
+from search.sampling.stagewise.past import BOUNDARIES, NOT_TRAINED, REASON, as_boundary
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
 from spaces.recipe import Recipe
 from spaces.space import Space
@@ -35,7 +35,6 @@ _BASELINE, _RECIPE, _DIGEST = "baseline", "recipe", "digest"
 _PREFIX_OF = "prefix_of"
 """Number of the trial at one of whose boundaries the model of this shorter recipe was scored."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_REASON = "reason"
 _TOKENS, _SECONDS = "trained_tokens", "compute_seconds"
 
 
@@ -164,7 +163,7 @@ class Asker:
         trial.set_user_attr(_SECONDS, round(record.seconds.total, 3))
         trial.set_user_attr(BOUNDARIES, self._boundaries(record))
         if record.state in ("FAIL", "PRUNED"):
-            trial.set_user_attr(_REASON, (record.reason or "")[:2000])
+            trial.set_user_attr(REASON, (record.reason or "")[:2000])
             if record.state == "FAIL":
                 # A failed recipe may be tried again: the fault may have been mended.
                 self._seen.pop(trial.user_attrs[_DIGEST], None)
@@ -321,11 +320,13 @@ class Asker:
                 if 0 < each.n_stages <= len(record.stages)
                 else None
             )
-            is_trained = stage is not None and not stage.is_stored
+            is_timed = self._sampler.cost == "seconds"
+            is_trained = stage is not None and not stage.is_stored and is_timed
             train_seconds = (
                 stage.train_seconds + stage.setup_seconds if stage and is_trained else None
             )
-            evaluate_seconds = None if each.is_stored else each.evaluate_seconds
+            is_scored = is_timed and not each.is_stored
+            evaluate_seconds = each.evaluate_seconds if is_scored else None
             values, violations = self._values(scores)
             found.append(
                 as_boundary(each.n_stages, values, violations, train_seconds, evaluate_seconds)

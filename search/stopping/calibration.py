@@ -48,9 +48,17 @@ def margin(residuals_NK: Gains, alpha: float) -> Margin:
     """Return the margin from residuals (actual minus predicted gains of past trials), shape (N, K).
 
     Columns are divided by their root mean square; of each row the largest counts, so one quantile bounds all columns
-    at once: the next row exceeds the margin in any column with probability `alpha` at most. That holds if the rows and
-    the next one are exchangeable, which a sampler that learns breaks: it proposes what the past did not. How much of
-    the promise is left is measured, by audited trials in a study and by the replay benchmark.
+    at once: the next row exceeds the margin in any column with probability `alpha` at most, if it and the rows are
+    exchangeable. `alpha` is per bound and over all bounds, not over those that make the rule stop. What breaks or
+    weakens it:
+
+    - A sampler that learns proposes what the past did not, so the next row is not like the others.
+    - The scale comes from the calibration rows alone. With K > 1 the next row is then no exact peer of theirs; with
+      K = 1 the scale cancels.
+    - Stopped trials leave no row, so those that looked bad half-way are under-represented: the rows are censored.
+    - A trial of n stages is judged up to n - 1 times, at rungs oftener: one of its bounds fails more often than `alpha`.
+
+    How much of the promise is left is measured, in a study by trials that ran to their end and by the replay benchmark.
 
     Raises:
         ValueError: There are fewer rows than `n_needed(alpha)`.

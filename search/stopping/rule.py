@@ -5,6 +5,11 @@ decision = rule.decide(record, past)     # of the record's last boundary or rung
 
 A rung is a boundary with the rest of its stage, and the later stages, still to come. What is compared is what a recipe
 will end on; the model at a rung itself is no rival of others, since no recipe of the study ends there.
+
+A recipe that repeats one that was scored and goes on from there is judged where its new stages begin, not before: until
+then it costs little with a stage store, and a sampler that proposes a scored recipe and one stage more would otherwise
+lose it to that very recipe. From there on its own prefix is a rival like any other: what cannot come to more than the
+prefix has is stopped before the first new stage is trained.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from search.spec import StudySpec
 from search.stopping.calibration import margin, n_needed, residuals
 from search.stopping.past import Gains, Goals, PastTrial, alike, examples
 from search.stopping.predictor import Fit, LinearGain
+from spaces.recipe import Stage
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class StoppingRule:
     def decide(self, record: TrialRecord, past: Sequence[PastTrial]) -> StopDecision | None:
         """Return what becomes of a trial at the last boundary or rung of its record.
 
-        None where nothing is decided: the recipe is done, it is a baseline, a score is missing, or fewer than
-        `n_needed(alpha)` past trials went on from a like boundary (rung).
+        None where nothing is decided: the recipe is done, it is a baseline, a score is missing, a past trial scored the
+        recipe's next boundary already, or fewer than `n_needed(alpha)` past trials went on from a like boundary (rung).
 
         Args:
             record: The trial.
@@ -64,6 +70,8 @@ class StoppingRule:
         n_stages = len(record.recipe.stages)
         is_inside = (0, 0.0) < (n_done, share) < (n_stages, 0.0)
         if record.baseline is not None or not is_inside or trial.at(n_done, share) is None:
+            return None
+        if _is_scored(record.recipe.stages[: n_done + 1], past):
             return None
         known = examples(past)
         kind = alike(known, trial.influences[n_done:], n_needed(self._alpha), share)
@@ -131,7 +139,7 @@ class StoppingRule:
             f"at {100 * share:.4g} % of stage {n_done + 1} of" if share else f"after {n_done} of"
         )
         start = f"stopped {place} {n_stages}{'' if share else ' stages'}: cannot"
-        sure = f"with {100 * (1 - self._alpha):.4g} % confidence"
+        sure = f"by a bound with error rate {100 * self._alpha:.4g} %"
         best = self.goals.values(bound_K)
         for constraint, gain in zip(self.goals.constraints, bound_K[n_objectives:], strict=True):
             if gain < 0:
@@ -153,6 +161,12 @@ class StoppingRule:
                 )
                 return f"{start} reach the front ({ours} {sure}; {rival.label} has {theirs})"
         return None
+
+
+def _is_scored(stages: tuple[Stage, ...], past: Sequence[PastTrial]) -> bool:
+    """Return whether a past trial has scores for the model after just these stages."""
+    n_stages = len(stages)
+    return any(n_stages in each.gains and each.recipe.stages[:n_stages] == stages for each in past)
 
 
 def _points(record: TrialRecord) -> list[tuple[int, float]]:

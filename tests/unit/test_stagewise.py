@@ -11,7 +11,7 @@ import pytest
 
 from search.front import hypervolume
 from search.sampling.stagewise import StagewiseSampler
-from search.sampling.stagewise.past import as_boundary
+from search.sampling.stagewise.past import Reader, as_boundary
 from search.sampling.stagewise.tree import Node, Tree
 from spaces.influence import InfluenceSpec
 from spaces.order import OrderSpec
@@ -229,3 +229,41 @@ def by_rate(node: Node, tree: Tree) -> tuple[float, float]:
     """Return scores that depend on learning rates alone."""
     rates = [float(step.values[0]) for step in node]
     return sum(rates), sum(1e-2 - rate for rate in rates)
+
+
+def test_a_recipe_whose_worker_died_may_be_tried_once_more_and_teaches_nothing() -> None:
+    space = space_of()
+    study = new_study(space)
+    tree = Tree(space)
+    for _ in range(6):
+        ask_and_tell(study, space)
+    tried = []
+    for _ in range(4):
+        trial = study.ask()
+        tried.append(tree.node(space.suggest(trial, conditional=True)))
+        trial.set_user_attr("reason", "the worker process died")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert max(tried.count(node) for node in tried) <= 2
+    reader = Reader(tree)
+    n_before = len(reader.past(study, asked=-1).observations)
+    assert n_before == 5  # of the base's five followers, none of the dead
+
+
+def test_without_seconds_proposals_do_not_depend_on_time() -> None:
+    space = space_of(per_position=True)
+
+    def asked(seconds: float | None) -> list[Params]:
+        study, rng, found = new_study(space), np.random.default_rng(0), []
+        for _ in range(14):
+            trial = study.ask()
+            params = space.suggest(trial, conditional=True)
+            node = Tree(space).node(params)
+            took = None if seconds is None else seconds * float(rng.random())
+            entry = as_boundary(len(node), scored(node, Tree(space)), {}, took, took)
+            trial.set_user_attr("boundaries", [entry])
+            study.tell(trial, entry["values"])
+            found.append(params)
+        return found
+
+    assert asked(None) == asked(None)
+    assert asked(1.0) != asked(None)

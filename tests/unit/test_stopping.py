@@ -226,7 +226,7 @@ def test_trial_whose_bound_is_dominated_is_stopped_with_the_reason() -> None:
     assert decision.bounds == pytest.approx({"form": 0.3, "kl": 0.2})
     assert decision.reason == (
         "stopped after 1 of 2 stages: cannot reach the front "
-        "(form <= 0.3, kl >= 0.2 with 50 % confidence; trial 1 has 0.4, 0.1)"
+        "(form <= 0.3, kl >= 0.2 by a bound with error rate 50 %; trial 1 has 0.4, 0.1)"
     )
 
 
@@ -266,7 +266,7 @@ def test_trial_that_cannot_keep_a_constraint_is_stopped() -> None:
     assert decision is not None
     # kl rose by .2 five times, and .6 is above .5
     assert decision.reason == (
-        "stopped after 1 of 2 stages: cannot keep kl <= 0.5 (kl >= 0.6 with 50 % confidence)"
+        "stopped after 1 of 2 stages: cannot keep kl <= 0.5 (kl >= 0.6 by a bound with error rate 50 %)"
     )
 
 

@@ -27,7 +27,7 @@ from spaces.recipe import Recipe
 
 REASON = (
     "stopped after 1 of 3 stages: cannot reach the front "
-    "(tone <= 0.3, retention.kl >= 0.2 with 95 % confidence; trial 1 has 0.5, 0.1)"
+    "(tone <= 0.3, retention.kl >= 0.2 by a bound with error rate 5 %; trial 1 has 0.5, 0.1)"
 )
 
 

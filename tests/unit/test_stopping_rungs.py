@@ -152,7 +152,7 @@ def test_trial_is_stopped_inside_a_stage_with_the_place_in_the_reason() -> None:
     assert decision.outcome == "stop"
     assert decision.reason == (
         "stopped at 50 % of stage 2 of 2: cannot reach the front "
-        "(form <= 0.3, kl >= 0.2 with 50 % confidence; trial 1 has 0.4, 0.1)"
+        "(form <= 0.3, kl >= 0.2 by a bound with error rate 50 %; trial 1 has 0.4, 0.1)"
     )
 
 

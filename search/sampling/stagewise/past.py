@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,12 @@ Array = NDArray[np.float64]
 
 NOT_TRAINED = "not_trained"
 """User attribute of a failed trial that nobody trained, since its recipe had been tried or is not legal."""
+REASON = "reason"
+"""User attribute of a failed trial: why."""
+DIVERGED = ("not finite", "the loss is")
+"""What the reason of a trial says whose training or scores diverged."""
+MAX_FAULTS = 2
+"""A recipe that failed so often, for whatever reason, is not tried again."""
 BOUNDARIES = "boundaries"
 """User attribute of a trial: what was found after each number of stages, as `as_boundary` gives it."""
 
@@ -63,6 +70,8 @@ class Past:
     observations: list[Observation] = field(default_factory=list)
     """Steps whose scores before and after are known."""
     cost: CostModel = field(default_factory=CostModel)
+    n_faults: Counter[Node] = field(default_factory=Counter)
+    """How often a recipe failed for a reason that says nothing of it, such as a dead worker."""
 
     def taken(self) -> set[Node]:
         """Return all models that are known, closed or in training."""
@@ -108,8 +117,12 @@ class Reader:
         self._add(self._past, node, _boundaries(trial, node), signs_K)
         if trial.state == TrialState.PRUNED or NOT_TRAINED in trial.user_attrs:
             self._past.closed.add(node)
-        elif trial.state == TrialState.FAIL:
+        elif trial.state == TrialState.FAIL and _is_own_failure(trial):
             self._add_failure(self._past, node)
+        elif trial.state == TrialState.FAIL:
+            self._past.n_faults[node] += 1
+            if self._past.n_faults[node] == MAX_FAULTS:
+                self._past.closed.add(node)
 
     def _node(self, trial: FrozenTrial) -> Node | None:
         """Return a trial's recipe; None where its params are no recipe of this space."""
@@ -154,6 +167,12 @@ class Reader:
 
     def _counts(self, node: Node) -> Array:
         return counts_of(node, self._tree.influences)
+
+
+def _is_own_failure(trial: FrozenTrial) -> bool:
+    """Return whether a recipe failed by what it does: it diverged, or nobody gave another reason."""
+    reason = str(trial.user_attrs.get(REASON, ""))
+    return not reason or any(mark in reason for mark in DIVERGED)
 
 
 def sorted_values(violations: Mapping[str, float]) -> list[float]:

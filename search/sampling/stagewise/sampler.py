@@ -66,7 +66,8 @@ class StagewiseSampler(BaseSampler):
             space: The recipes.
             reference: Reference point of the hypervolume, in the units and the order of the study's objectives. None,
                 whole or in part: the worst value seen.
-            seed: Of all draws. A proposal depends on it, on the trial's number and on the history, on nothing else.
+            seed: Of all draws. A proposal depends on it, on the trial's number and on the history, the seconds in it
+                included, and on nothing else.
             prefixes_are_stored: Whether a stage that was trained once costs nothing later.
             cost_exponent: 0 ignores cost, 1 divides the gain by it.
         """
