@@ -81,7 +81,8 @@ class Plan:
     speeds: Speeds
     """Behind all seconds."""
     tokens_per_trial: float
-    """Mean over sampled recipes; over their single stages where each trial adds one to what is stored."""
+    """Mean over sampled recipes. A stagewise trial with a store is priced as one stage, as if its parent were stored;
+    where `order.min_stages` is above 1, as that many stages, which is what a trial from the base trains."""
     seconds_per_trial: float
     """As `tokens_per_trial`."""
     n_trials: int
@@ -114,8 +115,13 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
         raise SpecError(f"study {spec.name}: draws recipes that are not legal: {error}") from error
     priced = sampled
     if spec.sampler.name == "stagewise" and spec.store.enabled:
-        # It proposes what is stored and one stage more.
-        priced = [Recipe(stages=(stage,)) for recipe in sampled for stage in recipe.stages]
+        # It proposes what is stored and one stage more, or the fewest that the order allows.
+        n = space.rules.min_stages
+        priced = [
+            Recipe(stages=recipe.stages[at : at + n])
+            for recipe in sampled
+            for at in range(len(recipe.stages) - n + 1)
+        ]
     tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in priced)
     seconds = fmean(speeds.recipe_seconds(recipe) for recipe in priced)
     n_trials, ends_by = _affordable_trials(spec, tokens, seconds)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from spaces.adapter_spec import AdaLoraSpec as AdaLoraSpec
 from spaces.adapter_spec import AdapterSpec as AdapterSpec
@@ -14,7 +14,7 @@ from spaces.adapter_spec import LoraSpec as LoraSpec
 from spaces.place import FULL_TARGETS, LAYERS_PATTERN, target_modules
 from spaces.place import TARGET_MODULES as TARGET_MODULES
 from spaces.place import layer_range as layer_range
-from spaces.spec import PositiveInt, Spec
+from spaces.spec import Grown, PositiveInt
 
 Init = Literal["default", "gaussian", "pissa", "olora"]
 INITS = ("default", "gaussian", "pissa", "olora")
@@ -24,21 +24,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Number = TypeVar("Number", int, float)
 
 
-class _Adapter(Spec):
-    """Leaves fields that came later out of what is written while they have their defaults, so old digests stay."""
-
-    came_later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        for name in self.came_later:
-            if name in data and getattr(self, name) == type(self).model_fields[name].default:
-                del data[name]
-        return data
-
-
-class Full(_Adapter):
+class Full(Grown):
     """Train the weights themselves."""
 
     kind: Literal["full"] = "full"
@@ -49,7 +35,7 @@ class Full(_Adapter):
     """`all`, or layer numbers with both ends (`0-14`) and shares of the depth (`50%-100%`) joined by commas."""
 
 
-class Lora(_Adapter):
+class Lora(Grown):
     """Train low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside frozen weights."""
 
     came_later: ClassVar[tuple[str, ...]] = ("init", "lr_ratio", "ranks", "alphas", "exclude")
@@ -92,7 +78,7 @@ class Lora(_Adapter):
         return self
 
 
-class AdaLora(_Adapter):
+class AdaLora(Grown):
     """Train low-rank adapters whose ranks are allocated while training (Zhang et al. 2023, arXiv 2303.10512).
 
     All modules begin with `init_rank`; between the first and the last phase what matters least is pruned, until

@@ -12,11 +12,11 @@ kl      Kullback-Leibler divergence to the model as received; only beside anothe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from spaces.spec import Spec
+from spaces.spec import Grown
 
 LossName = Literal["sft", "dpo", "ipo", "orpo", "kto", "simpo", "kl"]
 Arbitration = Literal["sum", "pcgrad", "normalised"]
@@ -36,20 +36,6 @@ NO_REFERENCE = ("sft", "orpo", "simpo")
 """Losses that compare the model with nothing it was before."""
 SETTINGS = ("beta", "gamma", "desirable_weight", "undesirable_weight")
 """All settings of losses."""
-
-
-class Grown(Spec):
-    """Leaves fields that came later out of what is written while they have their defaults, so old digests stay."""
-
-    came_later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        for name in self.came_later:
-            if name in data and getattr(self, name) == type(self).model_fields[name].default:
-                del data[name]
-        return data
 
 
 class Mixed(Protocol):

@@ -22,7 +22,6 @@ from spaces.adapter import layer_range as layer_range
 from spaces.loss import (
     SETTINGS,
     Arbitration,
-    Grown,
     LossName,
     Term,
     canonical_mix,
@@ -33,7 +32,7 @@ from spaces.loss import (
     mix_text,
     weights_text,
 )
-from spaces.spec import Spec
+from spaces.spec import Grown, Spec
 
 Method = Literal["sft", "dpo", "ipo", "orpo", "kto", "simpo", "joint"]
 Handoff = Literal["merge", "stack", "detach", "continue"]

@@ -131,7 +131,7 @@ def write_study(folder: Path, seed: int, changes: dict[str, str] | None = None) 
     text = STUDY
     drawn = {
         "name: tiny": "name: killed",
-        "sampler: {seed: 5}": f"sampler: {{name: random, seed: {seed}}}",
+        "sampler: {seed: 5, cost: tokens}": f"sampler: {{name: random, seed: {seed}}}",
     }
     for old, new in (SHARED | drawn | (changes or {})).items():
         assert old in text

@@ -38,7 +38,7 @@ holdout:
   shorter: {evaluator: pattern, source: ask, rules: [{rule: length, unit: words, at_most: 1}], max_new_tokens: 6}
 objectives: [{score: taste.margin, reference: -5.0}, {score: retention.kl, reference: 5.0}]
 constraints: [{score: retention.kl, at_most: 4.0}]
-sampler: {seed: 5}
+sampler: {seed: 5, cost: tokens}
 budget: {trials: 6}
 compute: {device: cpu}
 """

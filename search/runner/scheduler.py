@@ -24,6 +24,19 @@ class BoundaryScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no ty
     def __init__(self, study: Study) -> None:
         super().__init__()
         self._study = study
+        self._keeps_actors = False
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Let Tune keep as many idle actors as there are trials at a time.
+
+        While the sampler waits for a trial, the other workers have nothing to do. Tune keeps one of them and stops the
+        rest, and each new one would spend seconds on imports and on loading the base. It has no setting for this.
+        """
+        super().on_trial_add(tune_controller, trial)
+        if not self._keeps_actors:
+            self._keeps_actors = True
+            n_actors = self._study.spec.compute.concurrent_trials
+            tune_controller._actor_cache.increase_max(trial.placement_group_factory, n_actors)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether a trial goes on after a boundary or rung; not called at its last one."""

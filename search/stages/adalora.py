@@ -20,6 +20,7 @@ from search.stages.adapters import (
     add_factors,
     check_untied,
     lora_layers,
+    plain_linear,
     remove_adapters,
 )
 from search.stages.places import canonical_name, lora_modules
@@ -102,11 +103,7 @@ def add_adalora(model: Any, name: str, settings: AdaLora) -> None:
     check_untied(model, modules)
     config = _config(settings, n_steps=1, final_steps=0)
     for path, module in modules.items():
-        weight_holder = module.get_base_layer() if hasattr(module, "base_layer") else module
-        if type(weight_holder) is not torch.nn.Linear:
-            raise StageError(
-                f"targets: {path} is a {type(weight_holder).__name__}, and AdaLoRA takes Linear; use kind: lora"
-            )
+        weight_holder = plain_linear(path, module, "AdaLoRA", "use kind: lora")
         layer = SVDLinear(
             module, name, config=config, r=settings.init_rank, lora_alpha=settings.alpha
         )

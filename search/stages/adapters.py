@@ -103,6 +103,26 @@ def add_factors(model: Any, name: str, factors: Mapping[str, Factors]) -> None:
             layer.lora_B[name].weight.data.copy_(own.b)
 
 
+def plain_linear(path: str, module: Any, taker: str, remedy: str) -> torch.nn.Linear:
+    """Return the layer that holds a module's weight, from under adapters that lie on it.
+
+    Args:
+        path: Canonical name of the module.
+        module: The module.
+        taker: What takes no other layers, for the error.
+        remedy: For the error.
+
+    Raises:
+        StageError: The layer is not exactly `torch.nn.Linear`: others keep their weight in another form.
+    """
+    holder = module.get_base_layer() if hasattr(module, "base_layer") else module
+    if type(holder) is not torch.nn.Linear:
+        raise StageError(
+            f"targets: {path} is a {type(holder).__name__}, and {taker} takes Linear; {remedy}"
+        )
+    return holder
+
+
 def lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
     """Yield the LoRA layers of a model with their names."""
     for name, module in model.named_modules():

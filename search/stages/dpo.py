@@ -54,13 +54,12 @@ class StageDpo(StageTrainer, DPOTrainer):  # type: ignore[misc]
     def _refer(self, batch: Batch) -> None:
         for rows in parts(batch, self.memory.micro_batch_rows):
             inputs = self._prepare_inputs(self.data_collator(rows))
-            logps_2B = [logp_B.float().tolist() for logp_B in self._logps(inputs)]
-            for row, chosen, rejected in zip(rows, *logps_2B, strict=True):
+            logps_2B = self.compute_ref_log_probs(self.stage_model, inputs)
+            for row, chosen, rejected in zip(
+                rows, *(logp_B.float().tolist() for logp_B in logps_2B), strict=True
+            ):
                 row["ref_chosen_logps"] = chosen
                 row["ref_rejected_logps"] = rejected
-
-    def _logps(self, inputs: Any) -> Any:
-        return self.compute_ref_log_probs(self.stage_model, inputs)
 
 
 def train(setting: Setting, stage: Stage) -> Trained:

@@ -18,9 +18,10 @@ from search.stages.adapters import (
     add_adapter,
     add_factors,
     lora_layers,
+    plain_linear,
     remove_adapters,
 )
-from search.stages.places import canonical_name
+from search.stages.places import canonical_name, lora_modules
 from spaces.adapter import ON_WEIGHTS, Lora
 
 _START = "-start"
@@ -46,8 +47,11 @@ def add_on_weights(model: Any, name: str, settings: Lora, is_restored: bool) -> 
         is_restored: Both get their weights from files, so none are computed.
 
     Raises:
-        StageError: As `add_adapter`, or the rank is larger than the smaller side of a module.
+        StageError: As `add_adapter`, a target is not a plain linear module, or the rank is larger than the smaller
+            side of a module.
     """
+    for path, module in lora_modules(model, settings).items():
+        plain_linear(path, module, f"init {settings.init}", "use init default")
     add_adapter(model, name, settings)
     factors = {}
     for path, layer in lora_layers(model):

@@ -1,8 +1,9 @@
 """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306), eq. 7-8: TRL's KTOTrainer on our batches.
 
 Rows are single answers with a label; preference pairs are split in two. The reference point is the policy's divergence
-from the reference, estimated over a whole step on answers that belong to the prompt before, as in TRL; it takes no
-part in the gradient. The reference is the model as the stage received it.
+from the reference, estimated over a whole step on answers to other prompts; it takes no part in the gradient. TRL takes
+the answer of the row before; here rows with the same prompt, such as the halves of a pair, are passed over. The
+reference is the model as the stage received it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trl import KTOConfig, KTOTrainer
 
 from search.errors import StageError
 from search.stages.dpo import no_model_hash
-from search.stages.tokens import UNPAIRED
+from search.stages.tokens import UNPAIRED, TokenRow
 from search.stages.trainer import (
     Batch,
     Setting,
@@ -128,13 +129,22 @@ def build(setting: Setting, stage: Stage | Term) -> StageKto:
 
 
 def _with_neighbours(batch: Batch, max_length: int) -> Batch:
-    """Return copies of the rows, each with the answer of the row before, the first with that of the last."""
+    """Return copies of the rows, each with the answer of its neighbour, cut to the longest row."""
+    neighbours = [_neighbour(batch, at) for at in range(len(batch))]
     return [
         {
             **row,
-            "KL_completion_ids": batch[at - 1]["completion_ids"][
-                : max_length - len(row["prompt_ids"])
-            ],
+            "KL_completion_ids": other["completion_ids"][: max_length - len(row["prompt_ids"])],
         }
-        for at, row in enumerate(batch)
+        for row, other in zip(batch, neighbours, strict=True)
     ]
+
+
+def _neighbour(batch: Batch, at: int) -> TokenRow:
+    """Return the nearest row before with another prompt; the last row comes before the first.
+
+    Where all rows of the step have one prompt, the row before.
+    """
+    earlier = [batch[at - back] for back in range(1, len(batch))]
+    others = (row for row in earlier if row["prompt_ids"] != batch[at]["prompt_ids"])
+    return next(others, earlier[0])

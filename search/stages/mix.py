@@ -115,7 +115,7 @@ def plan_stage(
         source_hashes: Source name to content hash, which stands in for the name wherever one decides.
 
     Raises:
-        ValueError: A source of a mix has no rows.
+        ValueError: A source of a mix has no rows, or no loss that draws rows has a weight at some step.
     """
     taken = {name: 0 for counts in n_tokens.values() for name in counts}
     total = 0
@@ -136,6 +136,11 @@ def plan_stage(
             for loss in weights
             if loss in draws
         }
+        if not rows:
+            raise ValueError(
+                f"no loss on data has a weight when {progress():.0%} of the dose is consumed; "
+                "give one a weight above 0"
+            )
         n_step = sum(n_tokens[loss][name][at] for loss in rows for name, at in rows[loss])
         if steps and dose_tokens - total <= total + n_step - dose_tokens:
             break

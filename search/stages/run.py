@@ -20,6 +20,7 @@ from search.errors import DataError, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
+from search.stages.joint import LOSSES
 from search.stages.mix import StagePlan, passes_conflict, plan_stage, steps_within
 from search.stages.model_ref import ModelRef
 from search.stages.pausing import PausableLoop, Presentable, Randomness
@@ -33,9 +34,7 @@ from spaces.recipe import Stage
 STAGE_VERSION = "2"
 """Part of every digest; changes whenever the same stage would give other weights."""
 
-METHODS = {
-    name: f"search.stages.{name}" for name in ("sft", "dpo", "ipo", "orpo", "kto", "simpo", "joint")
-}
+METHODS = {**LOSSES, "joint": "search.stages.joint"}
 """Method to module. A module has `train(setting, stage) -> Trained`; all but `joint` have FORMATS."""
 
 

@@ -55,8 +55,8 @@ def margin(residuals_NK: Gains, alpha: float) -> Margin:
     - A sampler that learns proposes what the past did not, so the next row is not like the others.
     - The scale comes from the calibration rows alone. With K > 1 the next row is then no exact peer of theirs; with
       K = 1 the scale cancels.
-    - Stopped trials leave no row, so those that looked bad half-way are under-represented: the rows are censored.
-    - A trial of n stages is judged up to n - 1 times, at rungs oftener: one of its bounds fails more often than `alpha`.
+    - Stopped trials leave no row for what they did not run, so those that looked bad are rarer: rows are censored.
+    - A trial of n stages is judged up to n - 1 times, at rungs oftener; that any of these bounds fails is likelier.
 
     How much of the promise is left is measured, in a study by trials that ran to their end and by the replay benchmark.
 

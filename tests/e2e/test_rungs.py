@@ -17,7 +17,7 @@ CHANGES = {
     "{max_stages: 2}": "{min_stages: 2, max_stages: 3}",
     "{low: 150, high: 600}": "{low: 600, high: 1200}",
     "dose_tokens: 300": "dose_tokens: 1000",
-    "sampler: {seed: 5}": "sampler: {name: random, seed: 5}",
+    "sampler: {seed: 5, cost: tokens}": "sampler: {name: random, seed: 5}",
     "{trials: 6}": "{trials: 16}",
     # Trials of both workers begin with the same stages: one waits for what the other one trains.
     "compute: {device: cpu}": "compute: {device: cpu, concurrent_trials: 2}",

@@ -19,7 +19,7 @@ Apportion = Callable[..., subprocess.CompletedProcess[str]]
 CHANGES = {
     "name: tiny": "name: stopping",
     "{max_stages: 2}": "{min_stages: 2, max_stages: 3}",
-    "sampler: {seed: 5}": "sampler: {name: random, seed: 5}",
+    "sampler: {seed: 5, cost: tokens}": "sampler: {name: random, seed: 5}",
     "{trials: 6}": "{trials: 10}",
 }
 

@@ -168,23 +168,36 @@ def test_plan_of_fixed_values_is_exact(fixed_study: Path) -> None:
     assert (plan.train_tokens, plan.wall_seconds) == (12000, 4 * 61)
 
 
-@pytest.mark.parametrize(
-    ("changed", "tokens", "seconds"),
-    [
-        ("sampler: {name: stagewise}", 1500, (10 + 5 + 1 + 40 + 5 + 1) / 2),
-        ("sampler: {name: stagewise}\nstore: {enabled: false}", 3000, 61),
-    ],
+TONE_AND_TASTE = Speeds(
+    {Kind("sft", "lora"): 100.0, Kind("dpo", "full"): 50.0}, 5.0, 1.0, n_measured={}
 )
-def test_stagewise_trial_is_priced_as_one_stage_where_the_rest_is_stored(
-    changed: str, tokens: float, seconds: float, fixed_study: Path
+
+
+@pytest.mark.parametrize("n_stages", [1, 2])
+def test_stagewise_trial_is_priced_as_the_fewest_stages_where_the_rest_is_stored(
+    n_stages: int, fixed_study: Path
 ) -> None:
-    text = fixed_study.read_text().replace("sampler: {name: random}", changed)
-    fixed_study.write_text(text)
-    speeds = Speeds(
-        {Kind("sft", "lora"): 100.0, Kind("dpo", "full"): 50.0}, 5.0, 1.0, n_measured={}
-    )
-    plan = make_plan(load_study(fixed_study), speeds, n_recipes=0, seed=0)
-    assert (plan.tokens_per_trial, plan.seconds_per_trial) == (tokens, seconds)
+    text = fixed_study.read_text().replace("sampler: {name: random}", "sampler: {name: stagewise}")
+    order = f"min_stages: {n_stages}\n  max_stages: 4\n  max_repeats: 2"
+    fixed_study.write_text(text.replace("min_stages: 2", order))
+    spec = load_study(fixed_study)
+    plan = make_plan(spec, TONE_AND_TASTE, n_recipes=50, seed=0)
+    assert max(len(recipe.stages) for recipe in plan.recipes) > n_stages
+    # A stage of tone costs 1,000 tokens and 10 s, one of taste 2,000 and 40 s; each 5 s of suite, and a trial 1 s.
+    n_taste = plan.tokens_per_trial / 1000 - n_stages
+    assert 0 < n_taste < n_stages
+    assert plan.seconds_per_trial == pytest.approx(n_stages * (10 + 5) + n_taste * 30 + 1)
+
+
+@pytest.mark.parametrize("store", ["", "\nstore: {enabled: false}"])
+def test_stagewise_trial_is_priced_whole_where_it_trains_all_its_stages(
+    store: str, fixed_study: Path
+) -> None:
+    # With a store: the fewest stages, two, are all.
+    changed = f"sampler: {{name: stagewise}}{store}"
+    fixed_study.write_text(fixed_study.read_text().replace("sampler: {name: random}", changed))
+    plan = make_plan(load_study(fixed_study), TONE_AND_TASTE, n_recipes=0, seed=0)
+    assert (plan.tokens_per_trial, plan.seconds_per_trial) == (3000, 61)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from search.stages import joint
 from search.stages.kl import KlTerm, divergence
 from search.stages.run import METHODS, StageOutcome, run_stage
 from search.stages.tokens import tokenise
-from spaces.loss import Term
-from spaces.recipe import Stage
+from spaces.loss import LossName, Term
+from spaces.recipe import Method, Stage
 
 PLAIN = TrainingSpec(rows_per_step=4, max_length=64, warmup_steps=0, max_grad_norm=1e9)
 CHAT, PAIRS = {"chat": 1.0}, {"pairs": 1.0}
@@ -370,5 +371,8 @@ def test_a_source_may_not_be_passed_more_often_than_allowed() -> None:
     assert allowed.passes_by_source["pairs"] == held
 
 
-def test_losses_that_a_joint_stage_knows_are_methods() -> None:
-    assert METHODS.items() > joint.LOSSES.items()
+def test_methods_with_a_module_are_those_that_a_recipe_may_name() -> None:
+    assert set(METHODS) == set(get_args(Method))
+    assert set(joint.LOSSES) == set(get_args(LossName)) - {"kl"}
+    for module in METHODS.values():
+        assert callable(import_module(module).train)

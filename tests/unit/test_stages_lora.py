@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from stage_tools import (
     stage,
     weights,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from search.errors import SpecError, StageError
 from search.stages import handoff
+from search.stages.adalora import add_adalora
 from search.stages.adapters import adapter_parameters, adapter_ranks, lora_layers
+from search.stages.initial import add_on_weights
 from search.stages.persist import restore_stage
 from search.stages.quantised import quantisation
 from search.stages.run import run_stage
 from search.stages.save import save_model
+from spaces.adapter import AdaLora
 from spaces.loss import Term
 
 INITS = ["gaussian", "pissa", "olora"]
@@ -160,6 +164,28 @@ def test_joint_stage_in_bfloat16_begins_on_weights_unless_one_of_its_losses_has_
     this = stage("joint", mix={}, terms=terms, beta=None, adapter=lora(init="pissa"))
     with nullcontext() if is_legal else pytest.raises(StageError, match=r"joint compares with"):
         run(resident("bfloat16", "bfloat16").fresh(), this)
+
+
+@pytest.mark.parametrize(
+    ("add", "settings", "text"),
+    [
+        (partial(add_on_weights, is_restored=False), lora(init="pissa", targets="c_attn"),
+         "init pissa takes Linear; use init default"),
+        (partial(add_on_weights, is_restored=False), lora(init="olora", targets="c_attn"),
+         "init olora takes Linear; use init default"),
+        (add_adalora, AdaLora(init_rank=2, target_rank=1, alpha=1.0, targets="c_attn"),
+         "AdaLoRA takes Linear; use kind: lora"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_in_a_linear_module_are_refused_where_an_adapter_takes_them_apart(
+    add: Any, settings: Any, text: str
+) -> None:
+    # GPT-2 keeps its weights transposed, in modules of its own.
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(StageError) as caught:
+        add(model, "new", settings)
+    assert str(caught.value) == f"targets: transformer.h.0.attn.c_attn is a Conv1D, and {text}"
+    assert not any(".lora_" in name for name, _ in model.named_parameters())
 
 
 def test_a_rank_that_the_weights_do_not_have_is_refused() -> None:

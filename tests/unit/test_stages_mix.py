@@ -251,6 +251,23 @@ def test_a_source_of_two_losses_counts_once_with_the_passes_of_both() -> None:
     assert found.passes_by_source == {"a": 3.0}
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {"sft": Term(weight=0.0, end_weight=1.0, mix={"a": 1.0})},
+        {"sft": Term(weight=0.0, end_weight=1.0, mix={"a": 1.0}), "kl": Term(weight=1.0)},
+    ],
+)
+def test_a_stage_whose_losses_on_data_have_no_weight_yet_is_refused(
+    losses: dict[str, Term],
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^no loss on data has a weight when 0% of the dose is consumed; .*above 0$",
+    ):
+        steps(losses, {"sft": {"a": [10]}}, 100)
+
+
 def test_too_many_passes_are_refused_with_dose_source_and_passes() -> None:
     found = steps({"x": Term(weight=1.0, mix={"a": 1.0})}, {"x": {"a": [10] * 4}}, 120)
     assert passes_conflict(found, 120, None) is None

@@ -141,7 +141,8 @@ def test_kto_weighs_gains_against_the_divergence_of_the_step(tmp_path: Path, mic
         own = [row["completion_ids"] for row in trainer.batches[0]]
         neighbours = [row["KL_completion_ids"] for row in trainer.batches[0]]
     assert labels == [True, False] * 4
-    assert neighbours == [own[-1], *own[:-1]]
+    # Both halves of a pair get the rejected answer of the pair before; the last pair comes before the first.
+    assert neighbours == [own[at] for at in (7, 7, 1, 1, 3, 3, 5, 5)]
     # The reference is the model itself but for the shifts: all gains are .7 nats, and the divergence is 3.
     desirable = 1.2 * (1 - 1 / (1 + math.exp(-0.5 * (0.7 - 3.0))))
     undesirable = 0.8 * (1 - 1 / (1 + math.exp(-0.5 * (3.0 - 0.7))))
@@ -315,6 +316,36 @@ def test_neighbours_of_kto_are_cut_to_the_longest_row(tmp_path: Path) -> None:
         trainer = import_module("search.stages.kto").build(setting, made("kto"))
     for row in trainer.batches[0]:
         assert 1 <= len(row["KL_completion_ids"]) <= 26 - len(row["prompt_ids"])
+
+
+def neighbours(prompts: list[int], folder: Path) -> list[int]:
+    """Return which row's answer belongs to each row of a step with these prompts."""
+    rows = [
+        {"prompt_ids": [prompt], "completion_ids": [at], "label": True}
+        for at, prompt in enumerate(prompts)
+    ]
+    ref = resident().fresh()
+    optimizers = make_optimizer(ref.model.parameters(), 1e-3, 1, TRAINING)
+    setting = Setting(ref, TRAINING, [rows], optimizers, Memory(8), 0, folder)
+    with untouched(ref.model):
+        trainer = import_module("search.stages.kto").build(setting, made("kto"))
+    return [row["KL_completion_ids"][0] for row in trainer.batches[0]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([1, 2, 3], [2, 0, 1]),
+        # Answers to prompt 1 at both ends of the step are not each other's neighbours.
+        ([1, 2, 2, 1], [2, 0, 0, 2]),
+        ([1, 1, 1, 2], [3, 3, 3, 2]),
+        ([1, 1, 1], [2, 0, 1]),
+    ],
+)
+def test_a_neighbour_of_kto_answers_another_prompt_if_the_step_has_one(
+    prompts: list[int], expected: list[int], tmp_path: Path
+) -> None:
+    assert neighbours(prompts, tmp_path) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -300,6 +300,35 @@ def test_nothing_is_decided_without_enough_past_or_where_nothing_remains() -> No
     assert rule().decide(trial(20, "ab", []), known) is None
 
 
+@pytest.mark.parametrize(
+    ("last_gain", "expected"),
+    [
+        (0.0, "stop"),  # kl .2 against the .1 of its own prefix, and nothing for it
+        (0.2, "go on"),  # form .8 against .6
+    ],
+)
+def test_recipe_that_continues_a_scored_one_is_judged_where_its_new_stages_begin(
+    last_gain: float, expected: str
+) -> None:
+    usual = [(0.2, 0.1), (0.3 - last_gain, 0.2), (0.3, 0.3)]
+    known = past(*(trial(n, "abc", usual) for n in range(25)))
+    shorter = trial(30, "ab", [(0.2, 0.1), (0.6, 0.1)])
+    everything = [*known, *past(shorter)]
+    doses = (130, 130, 131)
+    first, second = (trial(31, "abc", [(0.2, 0.1), (0.6, 0.1)][:n], doses) for n in (1, 2))
+    # One with other doses is stopped at the first boundary: its bound (.3, .3) is dominated by trial 30.
+    other = rule(alpha=0.05).decide(trial(32, "abc", [(0.2, 0.1)]), everything)
+    assert other is not None
+    assert (other.outcome, other.bounds) == ("stop", pytest.approx({"form": 0.3, "kl": 0.3}))
+    assert rule(alpha=0.05).decide(first, everything) is None
+    decision = rule(alpha=0.05).decide(second, everything)
+    assert decision is not None
+    assert decision.bounds == pytest.approx({"form": 0.6 + last_gain, "kl": 0.2})
+    assert decision.outcome == expected
+    if expected == "stop":
+        assert "trial 30 has 0.6, 0.1" in (decision.reason or "")
+
+
 def test_trial_with_a_missing_score_is_left_to_itself() -> None:
     known = past(*(trial(n, "ab", [(0.4, 0.1), (0.4, 0.1)]) for n in range(5)))
     here = trial(9, "ab", [(0.1, 0.4)])

@@ -79,7 +79,31 @@ def test_sentence_counts_stages_tokens_and_errors(view: StudyView) -> None:
     assert stopping_sentence(view) == (
         "2 trials were stopped early: 4 of their 6 stages did not run, which saved up to 2.8k stage tokens. "
         "Of 2 audited (to be stopped, and run on all the same), 0 reached the front; "
-        "1 of their 2 bounds did not hold (5 % may fail)."
+        "1 of their 2 bounds did not hold where the rule said stop. "
+        "Over all trials that ran to their end, 1 of 2 bounds did not hold (50 %; 5 % may fail)."
+    )
+
+
+def test_error_rate_is_held_against_all_bounds_that_met_an_end(files: StudyFolder) -> None:
+    said(files, 1, "go on", tone=0.9, kl=0.0)
+    said(files, 2, "go on", tone=0.9, kl=0.0)
+    said(files, 3, "stop", tone=0.0, kl=0.9)  # of a stopped trial: no end to hold it against
+    write_scored(files, 7, (0.9, 0.01), (0.3, 0.01))
+    said(files, 7, "go on", tone=0.3, kl=0.2)
+    told = stopping_sentence(load_view(files.path))
+    assert "1 of their 2 bounds did not hold where the rule said stop. " in told
+    # Trials 6 and 7 of 1, 2, 5, 6 and 7.
+    assert "2 of 5 bounds did not hold (40 %; 5 % may fail)." in told
+
+
+def test_bound_whose_score_is_missing_at_the_end_is_not_counted(files: StudyFolder) -> None:
+    record = files.trial(5).read_record()
+    assert record is not None
+    (decision,) = record.stopping
+    more = decision.model_copy(update={"bounds": {**decision.bounds, "unmeasured": 1.0}})
+    files.trial(5).write_record(record.model_copy(update={"stopping": (more,)}))
+    assert "1 of 1 bound did not hold (100 %; 5 % may fail)." in (
+        stopping_sentence(load_view(files.path))
     )
 
 

@@ -52,14 +52,14 @@ def rung(n_stages: int, share: float, pair: Pair, tokens: int = 40) -> Rung:
 def trial(
     number: int, order: str, boundaries: Sequence[Pair], rungs: dict[tuple[int, float], Pair]
 ) -> TrialRecord:
-    """A trial of one-letter influences, with `form` and `kl` at boundaries and at rungs."""
+    """A trial of one-letter influences, with `form` and `kl` at boundaries and at rungs. Each has its own doses."""
     stages = tuple(
         Stage(
             influence=name,
             method="sft",
             adapter=Full(),
             mix={"chat": 1.0},
-            dose_tokens=100,
+            dose_tokens=100 + number,
             learning_rate=1e-3,
         )
         for name in order
@@ -167,6 +167,26 @@ def test_nothing_is_decided_at_a_rung_that_no_past_trial_had() -> None:
     known = past(*(trial(n, "a", [(0.4, 0.1)], {(0, 0.5): (0.4, 0.1)}) for n in range(9)))
     assert rule().decide(trial(10, "a", [], {(0, 0.25): (0.1, 0.4)}), known) is None
     assert rule().decide(trial(10, "a", [], {(0, 0.5): (0.1, 0.4)}), known) is not None
+
+
+def test_nothing_is_decided_at_a_rung_of_a_stage_whose_model_was_scored_already() -> None:
+    # The rest of every stage changed nothing, and half of a stage is where the trial is: dominated by (.4, .1).
+    half = {(0, 0.5): (0.4, 0.1), (1, 0.5): (0.4, 0.1)}
+    known = past(*(trial(n, "ab", [(0.4, 0.1)] * 2, half) for n in (1, 2)))
+    shorter = trial(7, "a", [(0.3, 0.2)], {})
+    here = trial(8, "ab", [], {(0, 0.5): (0.3, 0.2)})
+    longer = Recipe(stages=(*shorter.recipe.stages, here.recipe.stages[1]))
+    longer_here = here.model_copy(update={"recipe": longer})
+    in_next = longer_here.model_copy(
+        update={"boundaries": shorter.boundaries, "rungs": (rung(1, 0.5, (0.3, 0.2)),)}
+    )
+    everything = [*known, *past(shorter)]
+    assert rule().decide(longer_here, everything) is None
+    # A recipe of its own is judged there, and so is this one once its new stage has begun.
+    for each in (here, in_next):
+        decision = rule().decide(each, everything)
+        assert decision is not None
+        assert (decision.share, decision.outcome) == (0.5, "stop")
 
 
 def test_model_at_a_rung_dominates_nobody() -> None:
