@@ -134,7 +134,7 @@ class StopDecision(Record):
     outcome: Literal["go on", "stop", "audit"]
     """`audit`: the rule would have stopped the trial, and it ran on to see whether that would have been right."""
     bounds: dict[str, float]
-    """Score to the best value that the recipe's last model may have; at the rule's error rate one of them is exceeded."""
+    """Score to the best value that the last model may have; one of them is exceeded at the rule's error rate."""
     n_past: int
     """Past trials that the bounds rest on."""
     reason: str | None = None
