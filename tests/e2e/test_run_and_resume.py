@@ -206,8 +206,11 @@ def test_interrupt_ends_with_130_and_leaves_the_study_resumable(
     tiny_study: Path, apportion: Apportion, tmp_path: Path
 ) -> None:
     results = tmp_path / "results/tiny"
+    # Six trials may be over before the signal is there.
+    study = tiny_study / "longer.yaml"
+    study.write_text((tiny_study / "study.yaml").read_text().replace("trials: 6", "trials: 20"))
     driver = subprocess.Popen(
-        command("run", str(tiny_study / "study.yaml")),
+        command("run", str(study)),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -223,4 +226,4 @@ def test_interrupt_ends_with_130_and_leaves_the_study_resumable(
     assert "apportion resume results/tiny" in stdout
     assert "Traceback" not in stderr
     apportion("resume", str(results))
-    assert states(results) == {"COMPLETE": 6}
+    assert states(results) == {"COMPLETE": 20}

@@ -57,7 +57,7 @@ def test_second_process_and_a_study_with_another_seed_measure_nothing_of_the_bas
     assert measured == [first.exam.suite.version, first.holdout.suite.version]
     measured.clear()
     Lab.load(spec(folder), folder, StageStore(tmp_path))
-    Lab.load(spec(folder, "{seed: 5}", "{seed: 6}"), folder, StageStore(tmp_path))
+    Lab.load(spec(folder, "{seed: 5, cost: tokens}", "{seed: 6}"), folder, StageStore(tmp_path))
     assert measured == [first.holdout.suite.version] * 2
 
 
