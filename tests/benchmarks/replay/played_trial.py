@@ -12,6 +12,7 @@ from table import Node, ReplayTable, digest_of
 
 from evaluators.scores import Score
 from search.records import Boundary, Proposal, Rung, StageRecord, TrialRecord
+from spaces.recipe import Stage
 
 TOLERANCE = 0.15
 """How far, in relation, a recorded dose may be from a share of another one to stand in for it. With the table's doses
@@ -33,31 +34,42 @@ def begun(proposal: Proposal, seed: int) -> TrialRecord:
 
 def scored(record: TrialRecord, node: Node) -> TrialRecord:
     """Return the record with one more stage and its scores."""
-    boundary = Boundary(
+    changes: dict[str, object] = {"boundaries": (*record.boundaries, boundary(node))}
+    if node.depth:
+        stage = record.recipe.stages[node.depth - 1]
+        changes["stages"] = (*record.stages, stage_record(stage, node))
+    return record.model_copy(update=changes)
+
+
+def boundary(node: Node, is_stored: bool = False) -> Boundary:
+    """Return what a node scored and what that cost."""
+    return Boundary(
         n_stages=node.depth,
         digest=node.digest,
         scores=_scores(node),
+        is_stored=is_stored,
         evaluate_seconds=node.evaluate_seconds,
     )
-    changes: dict[str, object] = {"boundaries": (*record.boundaries, boundary)}
-    if node.depth:
-        stage = StageRecord(
-            stage=record.recipe.stages[node.depth - 1],
-            digest=node.digest,
-            seed=0,
-            trained_tokens=node.tokens,
-            n_steps=1,
-            n_rows=1,
-            tokens_by_source={},
-            passes_by_source={},
-            loss_by_step=(),
-            n_trainable=1,
-            micro_batch_rows=1,
-            train_seconds=node.stage_seconds,
-            setup_seconds=0.0,
-        )
-        changes["stages"] = (*record.stages, stage)
-    return record.model_copy(update=changes)
+
+
+def stage_record(stage: Stage, node: Node, is_stored: bool = False) -> StageRecord:
+    """Return what a node's last stage consumed and took."""
+    return StageRecord(
+        stage=stage,
+        digest=node.digest,
+        seed=0,
+        trained_tokens=node.tokens,
+        n_steps=1,
+        n_rows=1,
+        tokens_by_source={},
+        passes_by_source={},
+        loss_by_step=(),
+        n_trainable=1,
+        micro_batch_rows=1,
+        train_seconds=node.stage_seconds,
+        setup_seconds=0.0,
+        is_stored=is_stored,
+    )
 
 
 def rungs(node: Node, table: ReplayTable, shares: Sequence[float]) -> list[tuple[float, Node]]:

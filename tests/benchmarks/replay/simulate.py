@@ -1,8 +1,8 @@
 """Replay a search on the table of recorded trainings: a simulated clock, several workers, and the real Asker.
 
-from simulate import World, plain_search, study_search
+from simulate import World, plain_search, study_search          # and SamplerSpec from search.spec
 world = World.load(Path("results/replay/table.parquet"), Path("tests/benchmarks/replay/study.yaml"))
-found = study_search(world, "stagewise", seed=0, compute_seconds=40.0)
+found = study_search(world, SamplerSpec(name="stagewise", seed=0), compute_seconds=40.0)
 found.spent, found.hypervolumes           # compute after each model that was scored, and what was reached by then
 
 `plain_search` is what a script without a stage store does: Optuna proposes, every stage is trained, the last is scored.
@@ -22,15 +22,14 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
+from played_trial import begun, boundary, stage_record
 from table import Node, Objective, ReplayTable
 
-from evaluators.scores import Score
 from search.front import front_mask, hypervolume
-from search.records import Boundary, Proposal, StageRecord, TrialRecord
+from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
 from search.spec import SamplerSpec, StudySpec
 from search.yaml_file import load_study
-from spaces.recipe import Recipe
 from spaces.space import Space
 
 N_WORKERS = 4
@@ -191,9 +190,9 @@ def study_search(
             break
         clock, number, _, seconds = heapq.heappop(running)
         spent += seconds
-        for boundary in records[number].boundaries:
-            if not boundary.is_stored:
-                found.add(spent, clock, world.table.node(boundary.digest))
+        for each in records[number].boundaries:
+            if not each.is_stored:
+                found.add(spent, clock, world.table.node(each.digest))
         asker.tell(records[number])
     found.n_tokens_asked, found.n_tokens_trained = shelf.n_tokens_asked, shelf.n_tokens_trained
     return found
@@ -211,7 +210,7 @@ class _Shelf:
 
     def train(self, proposal: Proposal) -> tuple[TrialRecord, float]:
         """Return the record of a trial and the seconds that it takes."""
-        path = self._table.path(_digest(self._table, proposal.recipe))
+        path = self._table.path(proposal.recipe)
         stages, boundaries, seconds = [], [], 0.0
         for n_stages, node in enumerate(path):
             self.n_tokens_asked += node.tokens
@@ -219,7 +218,7 @@ class _Shelf:
             if self._keeps:
                 self._trained.add(node.digest)
             if n_stages:
-                stages.append(_stage_record(proposal.recipe, n_stages, node, is_trained))
+                stages.append(stage_record(proposal.recipe.stages[n_stages - 1], node, is_trained))
                 if not is_trained:
                     seconds += node.stage_seconds
                     self.n_tokens_trained += node.tokens
@@ -228,59 +227,6 @@ class _Shelf:
             if self._keeps:
                 self._scored.add(node.digest)
             seconds += 0.0 if is_scored else node.evaluate_seconds
-            boundaries.append(_boundary(self._table, n_stages, node, is_scored))
-        record = TrialRecord(
-            number=proposal.number,
-            state="COMPLETE",
-            params=proposal.params,
-            recipe=proposal.recipe,
-            baseline=proposal.baseline,
-            seed=0,
-            stages=tuple(stages),
-            boundaries=tuple(boundaries),
-            started_at="",
-        )
-        return record, seconds
-
-
-def _digest(table: ReplayTable, recipe: Recipe) -> str:
-    return table.node(recipe).digest
-
-
-def _stage_record(recipe: Recipe, n_stages: int, node: Node, is_stored: bool) -> StageRecord:
-    return StageRecord(
-        stage=recipe.stages[n_stages - 1],
-        digest=node.digest,
-        seed=0,
-        trained_tokens=node.tokens,
-        n_steps=1,
-        n_rows=1,
-        tokens_by_source={},
-        passes_by_source={},
-        loss_by_step=(),
-        n_trainable=1,
-        micro_batch_rows=1,
-        train_seconds=node.stage_seconds,
-        setup_seconds=0.0,
-        is_stored=is_stored,
-    )
-
-
-def _boundary(table: ReplayTable, n_stages: int, node: Node, is_stored: bool) -> Boundary:
-    scores = tuple(
-        Score(
-            name=each.score,
-            value=node.scores[each.score],
-            n=1,
-            unit="",
-            direction=each.direction,
-        )
-        for each in table.objectives
-    )
-    return Boundary(
-        n_stages=n_stages,
-        digest=node.digest,
-        scores=scores,
-        is_stored=is_stored,
-        evaluate_seconds=node.evaluate_seconds,
-    )
+            boundaries.append(boundary(node, is_scored))
+        ended = {"state": "COMPLETE", "stages": tuple(stages), "boundaries": tuple(boundaries)}
+        return begun(proposal, seed=0).model_copy(update=ended), seconds
