@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.check_adapters import Finding
+from search.check_combining import combining_findings
 from search.check_files import (
     base_findings,
     leak_findings,
@@ -87,6 +88,7 @@ def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, 
         *_score_findings(spec),
         *order_findings(spec),
         *influence_findings(spec, root),
+        *combining_findings(spec, root),
         *_sampler_findings(spec),
         *base_findings(spec, root),
         *storage_findings(spec, root),

@@ -26,7 +26,7 @@ METHOD_FORMATS: dict[str, tuple[str, ...]] = {
 
 def method_findings(spec: StudySpec) -> Iterator[Finding]:
     """Yield what is wrong with the mixes, terms and settings of losses of all influences."""
-    for name, influence in spec.influences.items():
+    for name, influence in spec.training_influences.items():
         place: KeyPath = ("influences", name)
         yield from _mix_findings(spec, influence, place)
         yield from _setting_findings(influence, place)

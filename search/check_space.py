@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from search.check_adapters import Finding
+from search.check_combining import names_in_branches
 from search.messages import KeyPath, suggest, value_text
 from search.spec import StudySpec
 from spaces.decode import BASE_LABEL
@@ -63,9 +64,10 @@ def order_findings(spec: StudySpec) -> Iterator[Finding]:
         for position, name in enumerate(baseline.order):
             yield from _influence_name(spec, ("baselines", index, "order", position), name)
     if spec.order.influences is not None:
+        in_branches = names_in_branches(spec)
         for name in spec.influences:
-            if name not in spec.order.influences:
-                text = "never runs: it is not in order.influences"
+            if name not in spec.order.influences and name not in in_branches:
+                text = "never runs: it is in neither order.influences nor a branch"
                 yield Finding(("influences", name), text, True)
 
 

@@ -21,7 +21,7 @@ from search.messages import KeyPath, suggest, value_text
 from search.spec import BaseSpec, StudySpec
 from spaces.adapter import ON_WEIGHTS, AdaLora, Full, Lora, quantised_conflict
 from spaces.adapter_spec import AnyAdapterSpec, split_conflict
-from spaces.influence import InfluenceSpec
+from spaces.influence import InfluenceSpec, ParallelSpec
 from spaces.loss import NO_REFERENCE
 from spaces.spec import Spec
 
@@ -36,7 +36,7 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         root: Folder of the study file, to find out how many layers a local base has.
     """
     config = base_config(spec.base, root)
-    for name, influence in spec.influences.items():
+    for name, influence in spec.training_influences.items():
         place: KeyPath = ("influences", name)
         adapter = influence.adapter
         yield from bound_findings(influence, place)
@@ -51,7 +51,7 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
     if spec.base.bits is not None and spec.compute.device == "cpu":
         text = f"{spec.base.bits}-bit weights need CUDA, and compute.device is cpu; remove bits"
         yield Finding(("base", "bits"), text)
-    conflict = split_conflict({name: one.adapter for name, one in spec.influences.items()})
+    conflict = split_conflict({name: one.adapter for name, one in spec.training_influences.items()})
     if conflict is not None:
         yield Finding(("influences",), conflict)
 
@@ -69,7 +69,7 @@ def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:
 
 
 def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Iterator[Finding]:
-    adapter = spec.influences[name].adapter
+    adapter = spec.training_influences[name].adapter
     if text not in HANDOFFS:
         yield Finding(place, f"{value_text(text)} is not a handoff; {suggest(text, HANDOFFS)}")
     elif adapter.kind == "full" and text != "merge":
@@ -78,7 +78,7 @@ def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> 
         yield Finding(place, f"continue is not possible: {reason}; write merge, stack or detach")
     elif text == "continue":
         for follower in _followers(spec, name):
-            reason = _cannot_continue(adapter, spec.influences[follower])
+            reason = _cannot_continue(adapter, spec.training_influences[follower])
             if reason is not None:
                 yield Finding(
                     place,
@@ -90,13 +90,13 @@ def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> 
 
 def _dora_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Iterator[Finding]:
     """DoRA rescales what else lies on the weights, so it neither follows nor precedes a stacked adapter."""
-    if text not in ("stack", "detach") or spec.influences[name].adapter.kind == "full":
+    if text not in ("stack", "detach") or spec.training_influences[name].adapter.kind == "full":
         return
     for follower in _followers(spec, name):
-        if spec.influences[follower].adapter.kind == "full":
+        if spec.training_influences[follower].adapter.kind == "full":
             continue
         for influence in (name, follower):
-            if may_be_dora(spec.influences[influence].adapter):
+            if may_be_dora(spec.training_influences[influence].adapter):
                 yield Finding(
                     place,
                     f"{text} leaves the adapter on the model for {follower}, which may run later, and "
@@ -107,7 +107,8 @@ def _dora_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Ite
 
 def _precision_findings(spec: StudySpec, name: str) -> Iterator[Finding]:
     """Such an adapter with its counterpart adds up to the model as received only as well as the precision allows."""
-    influence, adapter = spec.influences[name], spec.influences[name].adapter
+    influence = spec.training_influences[name]
+    adapter = influence.adapter
     losses = influence.terms if influence.method == "joint" else (influence.method,)
     comparing = [loss for loss in losses if loss not in NO_REFERENCE]
     if adapter.kind != "lora" or spec.training.precision != "bfloat16" or not comparing:
@@ -149,12 +150,27 @@ def _followers(spec: StudySpec, name: str) -> Iterator[str]:
     """Yield the influences that may run after another; any of them may be the next."""
     order = spec.order
     allowed = order.influences or tuple(spec.influences)
+    parallel = [one for one in spec.influences.values() if isinstance(one, ParallelSpec)]
+    branches = [branch.stages for one in parallel for branch in one.branches.values()]
+    for stages in branches:
+        if name in stages:
+            yield from (
+                other
+                for other in stages[stages.index(name) + 1 :]
+                if other in spec.training_influences
+            )
     if name not in allowed or order.max_stages == 1:
         return
     for other in allowed:
         may_repeat = other != name or order.max_repeats > 1
-        if other in spec.influences and may_repeat and (other, name) not in order.before:
+        if not may_repeat or (other, name) in order.before:
+            continue
+        following = spec.influences.get(other)
+        if isinstance(following, InfluenceSpec):
             yield other
+        elif isinstance(following, ParallelSpec):
+            firsts = {branch.stages[0] for branch in following.branches.values() if branch.stages}
+            yield from sorted(firsts & set(spec.training_influences))
 
 
 def _cannot_continue(adapter: AnyAdapterSpec, following: InfluenceSpec) -> str | None:

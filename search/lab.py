@@ -12,6 +12,7 @@ from evaluators.models import LoadedModel
 from evaluators.scores import Item, Score
 from evaluators.suite import Reference, Suite
 from search.errors import DataError
+from search.naming import Naming
 from search.prefixes import Prefixes
 from search.recipe_file import RecipeFile, digest_context
 from search.scoring import SuiteResult, base_reference, read_result, write_result
@@ -128,6 +129,7 @@ def recipe_prefixes(
     threads: int,
     store: StageStore | None,
     trainer: str = "",
+    donors: StageStore | None = None,
 ) -> tuple[Prefixes, tuple[str, ...]]:
     """Return the models of a recipe, and the digests of its prefixes from the base on.
 
@@ -136,10 +138,9 @@ def recipe_prefixes(
     """
     context = digest_context(base.fingerprint, spec.training, spec.base.dtype, seed, STAGE_VERSION)
     hashes = {name: source.content_hash for name, source in sources.items()}
-    seeds = recipe.stage_seeds(context, hashes)
-    digests = recipe.prefix_digests(context + arithmetic(base.device, threads), hashes)
-    prefixes = Prefixes(base, recipe, digests, seeds, sources, spec.training, store, trainer)
-    return prefixes, digests
+    naming = Naming(context + arithmetic(base.device, threads), context, hashes)
+    prefixes = Prefixes(base, recipe, naming, sources, spec.training, store, trainer, donors)
+    return prefixes, naming.digests(recipe)
 
 
 def exam_version(suite: Suite, precision: Precision) -> str:

@@ -204,6 +204,12 @@ def _describe(kind: str, detail: Mapping[str, Any], spot: _Spot) -> tuple[KeyPat
         return place, _unknown_key(str(place[-1]), spot.owner)
     if kind == "union_tag_not_found":
         key = context["discriminator"].strip("'")
+        written = _nearest(key, map(str, value)) if isinstance(value, Mapping) else None
+        if written is not None:
+            return (
+                *place,
+                written,
+            ), f"{value_text(written)} is not a key here; did you mean {key!r}?"
         return place, f"{key} is missing; write {_expected(spot.wanted)}"
     if kind == "union_tag_invalid":
         known = re.findall(r"'([^']*)'", context["expected_tags"])

@@ -26,11 +26,15 @@ from spaces.adapter import (
     stack_conflict,
 )
 from spaces.adapter_spec import AdapterSpec, adapter_data, adapter_values
-from spaces.influence import InfluenceSpec
+from spaces.combine import CombinationSpec
+from spaces.influence import InfluenceSpec, MergeSpec, ParallelSpec
 from spaces.loss import LOSS_SETTINGS, SETTINGS, LossName
 from spaces.recipe import Handoff, Method
+from spaces.spec import Spec
 
 Origin = Literal["unit", "measured", "counted"]
+COMBINING: dict[str, type[Spec]] = {"parallel": ParallelSpec, "merge": MergeSpec}
+"""Methods that combine models instead of optimising a loss, and what study.yaml says of them."""
 JOINT_ONLY = ("terms", "weights", "arbitration")
 """Settings of influences that belong to `joint` alone."""
 
@@ -74,6 +78,16 @@ METHOD_WORDS: dict[str, MethodWords] = {
         "divergence from the model as received, on the rows of another term; only in joint", 1, ""
     ),
     "joint": MethodWords("weighted sum of losses, each on its own sources", 0, ""),
+    "parallel": MethodWords(
+        "branches of other influences from one parent, their changes combined with weights",
+        0,
+        "Ilharco et al. 2022, arXiv 2212.04089; ties: 2306.01708; dare: 2311.03099",
+    ),
+    "merge": MethodWords(
+        "models of the stage store and the one as received, combined with weights; trains nothing",
+        0,
+        "as parallel",
+    ),
 }
 ADAPTER_MOVES: dict[str, str] = {
     "full": "the weights themselves: all parameters, or those of groups, modules and layers",
@@ -134,11 +148,11 @@ class MethodRow:
     does: str
     """What it optimises."""
     formats: tuple[str, ...]
-    """Formats of sources that it reads; empty for `joint`, whose terms read, and for `kl`."""
+    """Formats of sources that it reads; empty where parts or terms read, and for `kl`."""
     settings: dict[str, str]
     """Its own settings and their defaults."""
     costs: tuple[Cost, ...]
-    """By kind of adapter; empty for `joint`, whose tokens cost what those of its losses do."""
+    """By kind of adapter; empty for `joint`, `parallel` and `merge`, whose tokens cost what those of their parts do."""
     paper: str
     """Where it comes from."""
 
@@ -167,7 +181,7 @@ class AdapterRow:
 
 def method_rows() -> list[MethodRow]:
     """Return all methods, and the losses that are only terms of `joint`."""
-    methods = get_args(Method)
+    methods = (*get_args(Method), *COMBINING)
     terms = [name for name in get_args(LossName) if name not in methods]
     return [_method_row(name, name in methods) for name in (*methods, *terms)]
 
@@ -228,11 +242,16 @@ def default_adapter(kind: str, **changes: object) -> Full | LowRank:
 def _method_row(name: str, is_method: bool) -> MethodRow:
     words = METHOD_WORDS.get(name, MethodWords("", 0, ""))
     settings = {key: f"{value:g}" for key, value in LOSS_SETTINGS.get(name, {}).items()}
-    is_joint = name == "joint"
-    if is_joint:
+    has_no_loss = name == "joint" or name in COMBINING
+    if name == "joint":
         fields = InfluenceSpec.model_fields
         settings = {key: _default_text(fields[key]) for key in JOINT_ONLY}
-    costs = () if is_joint else tuple(token_cost(name, kind) for kind in adapter_kinds())
+    elif name in COMBINING:
+        fields = COMBINING[name].model_fields
+        settings = {key: "" for key in fields if key not in ("method", "combination")}
+        combination = CombinationSpec.model_fields
+        settings |= {key: _default_text(field) for key, field in combination.items()}
+    costs = () if has_no_loss else tuple(token_cost(name, kind) for kind in adapter_kinds())
     formats = METHOD_FORMATS.get(name, ())
     return MethodRow(name, is_method, words.does, formats, settings, costs, words.paper)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from search.errors import SpecError
 from search.records import TrialRecord
 from search.spec import StudySpec
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import Merge, Parallel, Recipe, Stage
 from spaces.space import Space
 
 N_SAMPLED = 200
@@ -51,8 +51,10 @@ class Speeds:
     n_rungs: int = 0
     """Points inside a stage at which the suite runs too."""
 
-    def stage_seconds(self, stage: Stage) -> float:
-        """Return the estimated seconds of training one stage."""
+    def stage_seconds(self, stage: Stage | Parallel | Merge) -> float:
+        """Return the estimated seconds of training one stage; combining models takes next to none."""
+        if not isinstance(stage, Stage):
+            return sum((self.stage_seconds(each) for each in stage.trainings), 0.0)
         kind = _kind(stage)
         # Nothing was measured for other methods and adapters; they are taken to be as fast as DPO and LoRA.
         near = Kind(
@@ -152,7 +154,8 @@ def measured_speeds(records: Iterable[TrialRecord], n_rungs: int = 0) -> Speeds:
     evaluations: list[float] = []
     rests: list[float] = []
     for record in records:
-        for stage in record.stages:
+        parts = [part for stage in record.stages for part in stage.trainings]
+        for stage in parts:
             kind = _kind(stage.stage)
             tokens[kind] += stage.trained_tokens
             seconds[kind] += stage.train_seconds + stage.setup_seconds
@@ -186,5 +189,6 @@ def _affordable_trials(spec: StudySpec, tokens: float, seconds: float) -> tuple[
     return max(1, round(limits[first])), first
 
 
-def _kind(stage: Stage) -> Kind:
+def _kind(stage: Stage | Parallel | Merge) -> Kind:
+    assert isinstance(stage, Stage)
     return Kind(stage.method, stage.adapter.kind)

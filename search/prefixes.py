@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from search.records import StageRecord
+from search.naming import Naming
+from search.records import StageRecord, summed
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages.base_model import ResidentBase
+from search.stages.combine import changed_weights
+from search.stages.combining import Weights, combine_branches, combine_models
 from search.stages.model_ref import ModelRef
 from search.stages.persist import needs_parent, restore_stage
-from search.stages.run import StageOutcome, StageSession, run_stage
+from search.stages.run import StageSession, run_stage
 from search.store import Entry, Lease, StageStore, StoreError
-from spaces.recipe import Recipe
+from search.stored_models import stored_model
+from spaces.recipe import Merge, Parallel, Recipe, Stage
 
 POLL_SECONDS = 0.5
 """How often to look whether another process has finished a stage that this one waits for."""
@@ -53,33 +55,35 @@ class Prefixes:
         self,
         base: ResidentBase,
         recipe: Recipe,
-        digests: tuple[str, ...],
-        seeds: tuple[int, ...],
+        naming: Naming,
         sources: Mapping[str, Source],
         training: TrainingSpec,
         store: StageStore | None,
         trainer: str = "",
+        donors: StageStore | None = None,
     ) -> None:
         """Take what determines the models; nothing is loaded or trained yet.
 
         Args:
             base: The resident base; this object is its only user.
             recipe: The recipe.
-            digests: Of its prefixes, from the base on.
-            seeds: Of its stages.
+            naming: Of its prefixes, and of those of branches.
             sources: By name.
             training: How stages train.
             store: Where stage results are shared; None trains everything here.
+            donors: Where merges look for models; default: `store`.
             trainer: Names the trial. What an earlier attempt of the same trial has trained counts as trained by it.
         """
         self._base = base
         self._recipe = recipe
-        self._digests = digests
-        self._seeds = seeds
+        self._naming = naming
+        self._digests = naming.digests(recipe)
+        self._seeds = naming.seeds(recipe)
         self._sources = sources
         self._training = training
         self._store = store
         self._trainer = trainer
+        self._donors = donors or store
         self._hashes = {name: source.content_hash for name, source in sources.items()}
         self._ref: ModelRef | None = None
         self._at = 0
@@ -194,14 +198,15 @@ class Prefixes:
 
     def _train_in_pieces(self, number: int, lease: Lease | None, shares: Sequence[float]) -> Pieces:
         """Train a stage; with a lease, keep its result in the store."""
-        ref = self.model(number - 1)
         stage = self._recipe.stages[number - 1]
-        # A stage that fails leaves the model unusable.
-        self._ref = None
         with ExitStack() as scratch:
             folder = self._scratch(scratch) if lease is not None else None
-            outcome = yield from self._outcome(number, ref, shares, folder)
-            record = self._record(number, vars(outcome))
+            if isinstance(stage, Stage):
+                ref, record = yield from self._outcome(number, stage, shares, folder)
+            elif isinstance(stage, Parallel):
+                ref, record = self._parallel(number, stage, folder)
+            else:
+                ref, record = self._merge(number, stage, folder)
             if lease is not None and folder is not None:
                 # Lost the lease, or no room: the model is in memory all the same, and this trial goes on with it.
                 with suppress(StoreError):
@@ -211,16 +216,81 @@ class Prefixes:
         return record
 
     def _outcome(
-        self, number: int, ref: ModelRef, shares: Sequence[float], folder: Path | None
-    ) -> Generator[Suspended, None, StageOutcome]:
-        stage, seed = self._recipe.stages[number - 1], self._seeds[number - 1]
+        self, number: int, stage: Stage, shares: Sequence[float], folder: Path | None
+    ) -> Generator[Suspended, None, tuple[ModelRef, StageRecord]]:
+        # A stage that fails leaves the model unusable.
+        ref, seed = self._taken(number - 1), self._seeds[number - 1]
         if not shares:
-            return run_stage(ref, stage, self._sources, self._training, seed, keep_in=folder)
+            outcome = run_stage(ref, stage, self._sources, self._training, seed, keep_in=folder)
+            return ref, self._record(number, vars(outcome))
         with StageSession(ref, stage, self._sources, self._training, seed) as session:
             for rung in session.rungs(shares):
                 session.advance(rung.n_steps)
                 yield Suspended(rung.share, rung.trained_tokens, session.train_seconds, ref)
-            return session.finish(folder)
+            return ref, self._record(number, vars(session.finish(folder)))
+
+    def _parallel(
+        self, number: int, stage: Parallel, folder: Path | None
+    ) -> tuple[ModelRef, StageRecord]:
+        """Train the branches, each as the recipe that it ends, and combine what they changed."""
+        records: dict[str, tuple[StageRecord, ...]] = {}
+        branches: list[Weights] = []
+        started_from: ModelRef | None = self._taken(number - 1)
+        for name, branch in stage.branches.items():
+            branches.append({})  # What a branch lacks is as it was before.
+            if not branch.is_active or not branch.stages:
+                continue
+            own = self._of(self._recipe.branch(number, name))
+            own._ref, own._at, started_from = started_from, number - 1, None
+            numbers = range(number, number + len(branch.stages))
+            records[name] = tuple(own.stage(each) for each in numbers)
+            branches[-1] = changed_weights(own.model(numbers[-1]))
+            self.trained |= own.trained
+            self.load_seconds += own.load_seconds
+        ref = self._taken(number - 1)
+        started = time.monotonic()
+        n_changed = combine_branches(ref, stage, branches, self._seeds[number - 1], folder)
+        fields = summed(records, n_changed, time.monotonic() - started)
+        return ref, self._record(number, fields)
+
+    def _merge(
+        self, number: int, stage: Merge, folder: Path | None
+    ) -> tuple[ModelRef, StageRecord]:
+        """Combine the model as received with stored ones."""
+        models: list[Weights] = []
+        for name, member in stage.models.items():
+            if not member.weight:
+                models.append({})
+            elif member.digest is None:
+                models.append(changed_weights(self._taken(number - 1)))
+            else:
+                models.append(
+                    changed_weights(stored_model(self._base, self._donors, name, member.digest))
+                )
+        ref = self._base.fresh()
+        ref.n_stages = number - 1
+        started = time.monotonic()
+        n_changed = combine_models(ref, stage, models, self._seeds[number - 1], folder)
+        return ref, self._record(number, summed({}, n_changed, time.monotonic() - started))
+
+    def _taken(self, number: int) -> ModelRef:
+        """Return the model after `number` stages, and forget it: what is done to it may fail."""
+        ref = self.model(number)
+        self._ref = None
+        return ref
+
+    def _of(self, recipe: Recipe) -> Prefixes:
+        """Return the models of another recipe, with all else as here."""
+        return Prefixes(
+            self._base,
+            recipe,
+            self._naming,
+            self._sources,
+            self._training,
+            self._store,
+            self._trainer,
+            self._donors,
+        )
 
     def _scratch(self, scratch: ExitStack) -> Path | None:
         assert self._store is not None
@@ -241,6 +311,7 @@ class Prefixes:
             "trainer": self._trainer,
             "source_hashes": {name: self._hashes[name] for name in record.stage.sources},
             "seconds": record.train_seconds + record.setup_seconds,
+            "base": self._base.fingerprint,
             "parent": self._digests[number - 1] if number > 1 else None,
             "needs": list(self._digests[1:number]) if has_needs else [],
         }
@@ -255,21 +326,17 @@ class Prefixes:
 
     def _stored_record(self, number: int, entry: Entry) -> StageRecord | None:
         """Return a stored stage's record in this recipe's own names; None if it cannot be read."""
+        stage = self._recipe.stages[number - 1]
         try:
             record = StageRecord.model_validate(entry.meta["record"])
             hashes = entry.meta["source_hashes"]
-            names = {self._hashes[name]: name for name in self._recipe.stages[number - 1].sources}
-            renamed = {old: names[hashes[old]] for old in record.tokens_by_source}
-        except (KeyError, TypeError, ValidationError):
+            own = {self._hashes[name]: name for name in stage.sources}
+            names = {old: own[hashes[old]] for old in record.tokens_by_source}
+            renamed = record.renamed(stage, names)
+        except (KeyError, TypeError, ValueError):
             return None
-        return record.model_copy(
-            update={
-                "stage": self._recipe.stages[number - 1],
-                "tokens_by_source": {renamed[k]: n for k, n in record.tokens_by_source.items()},
-                "passes_by_source": {renamed[k]: n for k, n in record.passes_by_source.items()},
-                "is_stored": entry.meta.get("trainer") != self._trainer,
-            }
-        )
+        is_stored = entry.meta.get("trainer") != self._trainer
+        return renamed.model_copy(update={"is_stored": is_stored})
 
     def _record(self, number: int, outcome: dict[str, Any]) -> StageRecord:
         return StageRecord(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from search.check_adapters import adapter_findings
+from search.check_combining import COMBINING_CONFLICT
 from search.check_methods import stage_source_problem
 from search.check_values import base_config
 from search.errors import SpecError
 from search.folders import to_json
+from search.messages import KeyPath
 from search.spec import BaseSpec, Name, SourceSpec, StudySpec, TrainingSpec
 from search.yaml_file import dump_yaml, load_model, summary
 from spaces.adapter import quantised_conflict
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import AnyStage, Merge, Parallel, Recipe, Stage
 from spaces.spec import Spec
 
 _HEADER = """\
@@ -26,17 +29,20 @@ _HEADER = """\
 """
 
 
-def _check_stage(stage: Stage, info: ValidationInfo) -> Stage:
+def _check_stage(stage: Stage | Parallel | Merge, info: ValidationInfo) -> Stage | Parallel | Merge:
     """Refuse sources that the file does not have or the method does not read, and what the base cannot do."""
     sources: dict[str, SourceSpec] = info.data.get("sources", {})
     # Sources that are wrong themselves are not in the data, and are reported on their own.
     if "sources" in info.data:
         formats: dict[str, str] = {name: source.format for name, source in sources.items()}
-        problem = stage_source_problem(stage, formats)
-        if problem is not None:
-            raise ValueError(problem)
+        for training in stage.trainings:
+            problem = stage_source_problem(training, formats)
+            if problem is not None:
+                raise ValueError(problem)
     base: BaseSpec | None = info.data.get("base")
     if base is not None and base.bits is not None:
+        if not isinstance(stage, Stage):
+            raise ValueError(COMBINING_CONFLICT)
         conflict = quantised_conflict(stage.adapter, stage.handoff)
         if conflict is not None:
             raise ValueError(conflict)
@@ -56,12 +62,16 @@ class RecipeFile(Spec):
     """The study's seed."""
     threads: int = Field(default=1, gt=0)
     """torch threads; equal counts are needed for equal results on CPU."""
-    stages: tuple[Annotated[Stage, AfterValidator(_check_stage)], ...]
+    store: str | None = None
+    """Folder or url of the stage store that merges take models from."""
+    stages: tuple[Annotated[AnyStage, AfterValidator(_check_stage)], ...]
     """The stages, first to last."""
 
     @field_validator("stages")
     @classmethod
-    def _check(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _check(
+        cls, stages: tuple[Stage | Parallel | Merge, ...]
+    ) -> tuple[Stage | Parallel | Merge, ...]:
         try:
             Recipe(stages=stages)
         except ValidationError as error:
@@ -85,13 +95,25 @@ def read_recipe(path: Path) -> RecipeFile:
     config = base_config(file.base, path.absolute().parent)
     problems = [
         located.problem(finding.place, finding.text)
-        for index, stage in enumerate(file.stages)
-        for finding in adapter_findings(stage.adapter, ("stages", index, "adapter"), config)
+        for place, stage in _trainings(file)
+        for finding in adapter_findings(stage.adapter, (*place, "adapter"), config)
         if not finding.is_warning
     ]
     if problems:
         raise SpecError(summary(problems))
     return file
+
+
+def _trainings(file: RecipeFile) -> Iterator[tuple[KeyPath, Stage]]:
+    """Yield every stage that is trained, with its place in the file."""
+    for index, stage in enumerate(file.stages):
+        place: KeyPath = ("stages", index)
+        if isinstance(stage, Stage):
+            yield place, stage
+        elif isinstance(stage, Parallel):
+            for name, branch in stage.branches.items():
+                for at, training in enumerate(branch.stages):
+                    yield (*place, "branches", name, "stages", at), training
 
 
 def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder: Path) -> str:
@@ -105,6 +127,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
         folder: Where the text will be written; paths are made relative to it.
     """
     used = {name for stage in recipe.stages for name in stage.sources}
+    has_merge = any(isinstance(stage, Merge) for stage in recipe.stages)
     file = RecipeFile(
         base=spec.base.model_copy(update={"path": _moved(spec.base.path, root, folder)}),
         sources={
@@ -115,6 +138,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
         training=spec.training,
         seed=spec.sampler.seed,
         threads=spec.compute.threads_per_trial,
+        store=_moved(spec.store.path, root, folder) if has_merge else None,
         stages=recipe.stages,
     )
     data = file.model_dump(mode="json", exclude_none=True)
@@ -137,4 +161,6 @@ def digest_context(
 
 
 def _moved(path: str | None, root: Path, folder: Path) -> str | None:
-    return None if path is None else os.path.relpath(root / path, folder)
+    if path is None or "://" in path:
+        return path
+    return os.path.relpath(root / path, folder)

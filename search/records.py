@@ -10,13 +10,15 @@ A trial's folder is `results/<study>/trials/<number, four digits>/` and holds
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from evaluators.scores import Record, Score
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import AnyStage, Merge, Parallel, Recipe, Stage
 
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -24,7 +26,7 @@ TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 class StageRecord(Record):
     """What one stage consumed and did."""
 
-    stage: Stage
+    stage: AnyStage
     """The stage as decided."""
     digest: str
     """Name of the model after this stage."""
@@ -52,8 +54,8 @@ class StageRecord(Record):
     """Rank left in each module by AdaLoRA; empty for other adapters."""
     n_trainable: int
     """Parameters that moved."""
-    micro_batch_rows: int
-    """Rows per forward pass in the end, after any halving."""
+    micro_batch_rows: int | None
+    """Rows per forward pass in the end, after any halving; None where nothing was trained."""
     n_oom_halvings: int = 0
     """How often memory ran out and the micro-batch was halved."""
     train_seconds: float
@@ -62,8 +64,107 @@ class StageRecord(Record):
     """Wall seconds of everything else in the stage: tokenising, building adapter and trainer, merging."""
     peak_memory_bytes: int | None = None
     """Peak device memory on CUDA; None on CPU, where it is not measured per stage."""
+    branches: dict[str, tuple[StageRecord, ...]] = Field(default={})
+    """Of a parallel stage: the stages of each branch. Tokens, rows and seconds of the whole stage are their sums."""
     is_stored: bool = False
     """Whether another trial trained it, and this one spent nothing on it."""
+
+    @property
+    def trainings(self) -> tuple[StageRecord, ...]:
+        """Records of all that was trained: itself, the stages of all branches, or nothing."""
+        if isinstance(self.stage, Stage):
+            return (self,)
+        return tuple(part for branch in self.branches.values() for part in branch)
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens trained for it in this trial; what came from the store cost none."""
+        if self.is_stored:
+            return 0
+        if isinstance(self.stage, Stage):
+            return self.trained_tokens
+        return sum(part.spent_tokens for part in self.trainings)
+
+    @property
+    def spent_train_seconds(self) -> float:
+        """Seconds in optimizer loops of this trial."""
+        if self.is_stored:
+            return 0.0
+        if not self.branches:
+            return self.train_seconds
+        return sum(part.spent_train_seconds for branch in self.branches.values() for part in branch)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its seconds are those of training all of it in this trial."""
+        is_trained = not self.is_stored
+        if isinstance(self.stage, Stage):
+            return is_trained
+        return is_trained and all(part.is_timed for part in self.trainings)
+
+    def renamed(self, stage: Stage | Parallel | Merge, names: Mapping[str, str]) -> StageRecord:
+        """Return the record as that of an equal stage whose influence, sources and branches have other names.
+
+        Args:
+            stage: The equal stage.
+            names: Name of a source here to its name there.
+
+        Raises:
+            ValueError: The stages are not alike.
+        """
+        branches: dict[str, tuple[StageRecord, ...]] = {}
+        if isinstance(stage, Parallel):
+            trained = {k: b for k, b in stage.branches.items() if b.is_active and b.stages}
+            for name, branch, found in zip(
+                trained, trained.values(), self.branches.values(), strict=True
+            ):
+                pairs = zip(branch.stages, found, strict=True)
+                branches[name] = tuple(part.renamed(own, names) for own, part in pairs)
+        return self.model_copy(
+            update={
+                "stage": stage,
+                "tokens_by_source": {names[k]: n for k, n in self.tokens_by_source.items()},
+                "passes_by_source": {names[k]: n for k, n in self.passes_by_source.items()},
+                "branches": branches,
+            }
+        )
+
+
+def summed(
+    branches: Mapping[str, tuple[StageRecord, ...]], n_changed: int, seconds: float
+) -> dict[str, Any]:
+    """Return the fields of a StageRecord that follow from its branches; of a merge, which has none, all are 0.
+
+    Args:
+        branches: Name of a branch to the records of its stages.
+        n_changed: Parameters of the result that differ from the base.
+        seconds: Wall seconds of combining.
+    """
+    parts = [part for branch in branches.values() for part in branch]
+    tokens: dict[str, int] = defaultdict(int)
+    passes: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name in part.tokens_by_source:
+            tokens[name] += part.tokens_by_source[name]
+            passes[name] += part.passes_by_source[name]
+    rows = [part.micro_batch_rows for part in parts if part.micro_batch_rows is not None]
+    peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
+    return {
+        "trained_tokens": sum(part.trained_tokens for part in parts),
+        "n_steps": sum(part.n_steps for part in parts),
+        "n_rows": sum(part.n_rows for part in parts),
+        "tokens_by_source": dict(tokens),
+        "passes_by_source": dict(passes),
+        "n_dropped_rows": sum(part.n_dropped_rows for part in parts),
+        "loss_by_step": (),
+        "n_trainable": n_changed,
+        "micro_batch_rows": min(rows, default=None),
+        "n_oom_halvings": sum(part.n_oom_halvings for part in parts),
+        "train_seconds": sum(part.train_seconds for part in parts),
+        "setup_seconds": seconds + sum(part.setup_seconds for part in parts),
+        "peak_memory_bytes": max(peaks, default=None),
+        "branches": dict(branches),
+    }
 
 
 class Boundary(Record):
@@ -192,7 +293,7 @@ class TrialRecord(Record):
     @property
     def trained_tokens(self) -> int:
         """Tokens trained in this trial; stages from the store cost none."""
-        whole = sum(stage.trained_tokens for stage in self.stages if not stage.is_stored)
+        whole = sum(stage.spent_tokens for stage in self.stages)
         return whole + (self.open_rung.trained_tokens if self.open_rung else 0)
 
     @property

@@ -13,6 +13,7 @@ from search.sources import read_source
 from search.stages.base_model import ResidentBase
 from search.stages.device import pick_device
 from search.stages.save import save_model
+from search.store import StageStore
 
 
 def train_recipe(
@@ -41,16 +42,35 @@ def train_recipe(
     base = ResidentBase.load(file.base, root, pick_device(device), precision, file.threads)
     sources = {name: read_source(name, source, root) for name, source in file.sources.items()}
     prefixes, _ = recipe_prefixes(
-        base, file.recipe, sources, file, file.seed, file.threads, store=None
+        base,
+        file.recipe,
+        sources,
+        file,
+        file.seed,
+        file.threads,
+        store=None,
+        donors=_donors(file, root),
     )
     trained = []
     for number, stage in enumerate(file.stages, 1):
         record = prefixes.stage(number)
         say(
             f"stage {number} of {len(file.stages)}: {stage.influence}, "
-            f"{record.trained_tokens:,} tokens, {record.train_seconds:.1f} s, "
-            f"loss {record.loss_by_step[0]:.3f} to {record.loss_by_step[-1]:.3f}"
+            f"{record.trained_tokens:,} tokens, {record.train_seconds:.1f} s, {_losses(record)}"
         )
         trained.append(record)
     save_model(prefixes.model(len(file.stages)), out, form)
     return trained
+
+
+def _donors(file: RecipeFile, root: Path) -> StageStore | None:
+    if file.store is None:
+        return None
+    return StageStore(file.store if "://" in file.store else root / file.store)
+
+
+def _losses(record: StageRecord) -> str:
+    losses = [part.loss_by_step for part in record.trainings]
+    if not losses:
+        return "nothing trained"
+    return "loss " + ", ".join(f"{steps[0]:.3f} to {steps[-1]:.3f}" for steps in losses)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, RetentionSpec
-from spaces.influence import InfluenceSpec
+from spaces.influence import AnyInfluence, InfluenceSpec
 from spaces.order import OrderSpec
 from spaces.spec import Spec
 
@@ -267,7 +267,7 @@ class StudySpec(Spec):
     """The model that every recipe starts from."""
     sources: dict[Name, SourceSpec] = Field(min_length=1)
     """Datasets by name."""
-    influences: dict[Name, InfluenceSpec] = Field(min_length=1)
+    influences: dict[Name, AnyInfluence] = Field(min_length=1)
     """Named combinations of method, adapter, mix and dose."""
     order: OrderSpec = OrderSpec()
     """Which influences run, in what order, how often."""
@@ -295,6 +295,13 @@ class StudySpec(Spec):
     """Where results of stages are kept."""
     storage: str | None = None
     """Optuna RDB url. Default: SQLite in results/<study>/study.db."""
+
+    @property
+    def training_influences(self) -> dict[str, InfluenceSpec]:
+        """Influences that train, without those that combine models."""
+        return {
+            name: one for name, one in self.influences.items() if isinstance(one, InfluenceSpec)
+        }
 
     @property
     def full_suite(self) -> dict[str, EvaluatorSpec]:

@@ -157,7 +157,7 @@ class TrialRun:
         # A stage that was taken from the store may since have been lost and trained here after all.
         stages = tuple(self._prefixes.trained.get(stage.digest, stage) for stage in record.stages)
         record = record.model_copy(update={"stages": stages})
-        train = sum(stage.train_seconds for stage in record.stages if not stage.is_stored)
+        train = sum(stage.spent_train_seconds for stage in record.stages)
         train += record.open_rung.train_seconds if record.open_rung else 0.0
         evaluate = sum(boundary.evaluate_seconds for boundary in record.boundaries)
         evaluate += sum(rung.evaluate_seconds for rung in record.rungs)

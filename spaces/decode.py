@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from spaces.adapter_spec import adapter_data, adapter_values
-from spaces.influence import InfluenceSpec, RampSpec, TermSpec
+from spaces.combine import SPARSE, CombinationSpec
+from spaces.influence import InfluenceSpec, MergeSpec, ParallelSpec, RampSpec, TermSpec
 from spaces.loss import LOSS_SETTINGS
 from spaces.mix import mix_data, mix_values, shares_from_unit
 from spaces.mix_spec import AnyMix, SimplexSpec
+from spaces.parallel import AnyStage, Merge, Parallel
 from spaces.params import Float, Parameter, ParamValue, as_parameter
-from spaces.recipe import Stage
+from spaces.stage import Stage
 
 BASE_LABEL = "base"
 SEPARATOR = " > "
@@ -22,14 +24,27 @@ FieldValue = Parameter | ParamValue | AnyMix
 """A parameter, a value, or a mix whose parts are parameters of their own."""
 
 _UNION_TAGS = ("full", "lora", "adalora")
+_STAGE: TypeAdapter[Stage | Parallel | Merge] = TypeAdapter(AnyStage)
 
 
-def influence_values(prefix: str, spec: InfluenceSpec) -> dict[str, FieldValue]:
+def influence_values(
+    prefix: str,
+    spec: InfluenceSpec | ParallelSpec | MergeSpec,
+    known: Mapping[str, InfluenceSpec | ParallelSpec | MergeSpec] | None = None,
+) -> dict[str, FieldValue]:
     """Return every value of an influence by field, fixed or to be searched; parameters are named `<prefix>.<field>`.
 
     A searched mix of n sources gives n - 1 parameters, `<prefix>.mix.<source>`, each in [0, 1]. What belongs to a term
-    of a joint influence is named `<prefix>.<term>.<field>`.
+    of a joint influence is named `<prefix>.<term>.<field>`, what belongs to a stage of a branch
+    `<prefix>.<branch>.<influence>.<field>`.
+
+    Args:
+        prefix: Of the parameters' names.
+        spec: The influence.
+        known: All influences by name; a parallel one needs those of its branches.
     """
+    if not isinstance(spec, InfluenceSpec):
+        return _combining_values(prefix, spec, known or {})
     values: dict[str, FieldValue] = {"method": spec.method}
     for field, value in adapter_values(prefix, spec.adapter).items():
         values[f"adapter.{field}"] = value
@@ -43,16 +58,12 @@ def influence_values(prefix: str, spec: InfluenceSpec) -> dict[str, FieldValue]:
     for loss, term in spec.terms.items():
         for field, found in _term_values(f"{prefix}.{loss}", loss, term).items():
             values[f"terms.{loss}.{field}"] = found
-    if spec.weights is not None:
-        values["weights"] = spec.weights
-        for name in list(spec.weights.simplex)[:-1]:
-            values[f"weights.{name}"] = Float(f"{prefix}.weights.{name}", 0.0, 1.0)
-    return values
+    return values if spec.weights is None else values | _simplex_values(prefix, spec.weights)
 
 
 def decode_stage(
     influence: str, values: Mapping[str, FieldValue], params: Mapping[str, ParamValue]
-) -> Stage:
+) -> Stage | Parallel | Merge:
     """Return the stage that an influence and the params mean.
 
     Raises:
@@ -62,6 +73,22 @@ def decode_stage(
         field: params[value.name] if isinstance(value, Parameter) else value
         for field, value in values.items()
     }
+    if decided["method"] in ("parallel", "merge"):
+        stage = _combining_data(influence, decided)
+    else:
+        stage = _training_data(influence, decided)
+    try:
+        return _STAGE.validate_python(stage)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The first part is the method, which tells kinds of stages apart.
+        place = ".".join(str(part) for part in first["loc"][1:] if part not in _UNION_TAGS)
+        raise ValueError(
+            f"influences.{influence}{'.' + place if place else ''}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _training_data(influence: str, decided: dict[str, Any]) -> dict[str, Any]:
     stage: dict[str, Any] = {
         "influence": influence,
         "adapter": adapter_data(_take(decided, "adapter")),
@@ -73,15 +100,82 @@ def decode_stage(
         terms.setdefault(name, {})[rest] = value
     if terms:
         stage["terms"] = {name: _term_data(term, weights.get(name)) for name, term in terms.items()}
-    stage |= _mixed_data(decided)
-    try:
-        return Stage.model_validate(stage)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS)
-        raise ValueError(
-            f"influences.{influence}{'.' + place if place else ''}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+    return stage | _mixed_data(decided)
+
+
+def _combining_values(
+    prefix: str,
+    spec: ParallelSpec | MergeSpec,
+    known: Mapping[str, InfluenceSpec | ParallelSpec | MergeSpec],
+) -> dict[str, FieldValue]:
+    """Return the values of an influence that combines models; `parts` are its branches or models."""
+    values: dict[str, FieldValue] = {"method": spec.method}
+    parts = spec.branches if isinstance(spec, ParallelSpec) else spec.models
+    for name, part in parts.items():
+        values[f"parts.{name}.weight"] = as_parameter(f"{prefix}.{name}.weight", part.weight or 0.0)
+    if spec.weights is not None:
+        values |= _simplex_values(prefix, spec.weights)
+    values |= _combination_values(f"{prefix}.combination", spec.combination)
+    if isinstance(spec, MergeSpec):
+        for name, model in spec.models.items():
+            values[f"parts.{name}.digest"] = model.digest or ""
+        return values
+    for name, branch in spec.branches.items():
+        values[f"parts.{name}.order"] = SEPARATOR.join(branch.stages)
+        for at, influence in enumerate(branch.stages):
+            copy = branch.stages[:at].count(influence) + 1
+            own = f"{prefix}.{name}.{influence}" + (f".{copy}" if copy > 1 else "")
+            for field, value in influence_values(own, known[influence]).items():
+                values[f"parts.{name}.{at}.{field}"] = value
+    return values
+
+
+def _simplex_values(prefix: str, weights: SimplexSpec) -> dict[str, FieldValue]:
+    free = list(weights.simplex)[:-1]
+    return {
+        "weights": weights,
+        **{f"weights.{name}": Float(f"{prefix}.weights.{name}", 0.0, 1.0) for name in free},
+    }
+
+
+def _combination_values(prefix: str, spec: CombinationSpec) -> dict[str, FieldValue]:
+    values: dict[str, FieldValue] = {}
+    for field in type(spec).model_fields:
+        given = getattr(spec, field)
+        if given is not None:
+            values[f"combination.{field}"] = as_parameter(f"{prefix}.{field}", given)
+    return values
+
+
+def _combining_data(influence: str, decided: dict[str, Any]) -> dict[str, Any]:
+    """Return what a Parallel or a Merge is validated from."""
+    combination = _take(decided, "combination")
+    if combination["how"] not in SPARSE or combination.get("density") == 1:
+        combination.pop("density", None)
+    if combination["how"] != "svd":
+        combination.pop("rank", None)
+    weights = _weights(decided)
+    parts: dict[str, dict[str, Any]] = {}
+    for field, value in _take(decided, "parts").items():
+        name, _, rest = field.partition(".")
+        parts.setdefault(name, {})[rest] = value
+    stage = {"influence": influence, "method": decided["method"], "combination": combination}
+    if decided["method"] == "merge":
+        models = {
+            name: {"weight": weights.get(name, part["weight"]), "digest": part["digest"] or None}
+            for name, part in parts.items()
+        }
+        return {**stage, "models": models}
+    branches = {
+        name: {"weight": weights.get(name, part["weight"]), "stages": _branch_stages(part)}
+        for name, part in parts.items()
+    }
+    return {**stage, "branches": branches}
+
+
+def _branch_stages(part: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    influences = part["order"].split(SEPARATOR) if part["order"] else []
+    return tuple(_training_data(name, _take(part, str(at))) for at, name in enumerate(influences))
 
 
 def _loss_values(prefix: str, loss: str, holder: InfluenceSpec | TermSpec) -> dict[str, FieldValue]:

@@ -1,4 +1,7 @@
-"""InfluenceSpec: a named combination of method, adapter, mix and dose, with values fixed or to be searched."""
+"""InfluenceSpec: a named combination of method, adapter, mix and dose, with values fixed or to be searched.
+
+`AnyInfluence` also has those that combine models, `parallel` and `merge`.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,12 @@ from spaces.mix_spec import CurriculumSpec as CurriculumSpec
 from spaces.mix_spec import ShareRange as ShareRange
 from spaces.mix_spec import SimplexSpec as SimplexSpec
 from spaces.mix_spec import TemperatureSpec as TemperatureSpec
-from spaces.recipe import Method
+from spaces.parallel_spec import BranchSpec as BranchSpec
+from spaces.parallel_spec import MemberSpec as MemberSpec
+from spaces.parallel_spec import MergeSpec as MergeSpec
+from spaces.parallel_spec import ParallelSpec as ParallelSpec
 from spaces.spec import FloatChoice, FloatRange, FloatValue, IntValue, Spec, TextChoice, TextValue
+from spaces.stage import Method
 
 
 class RampSpec(Spec):
@@ -140,6 +147,9 @@ class InfluenceSpec(Spec):
             if word not in ARBITRATIONS:
                 raise ValueError(f"arbitration {word!r} is not known: {', '.join(ARBITRATIONS)}")
         return self
+
+
+AnyInfluence = Annotated[InfluenceSpec | ParallelSpec | MergeSpec, Field(discriminator="method")]
 
 
 def _check_settings(holder: InfluenceSpec | TermSpec, loss: str, why: str, place: str) -> None:

@@ -1,179 +1,56 @@
-"""Recipe, Stage and adapters, fully decided: frozen, ordered, with a canonical form and a digest for every prefix.
+"""Recipe: stages in order, fully decided, frozen, with a canonical form and a digest for every prefix.
 
-A prefix of a recipe is a recipe, so `Recipe.prefix_digests` names every intermediate model.
+A prefix of a recipe is a recipe, so `Recipe.prefix_digests` names every intermediate model. So is a prefix with one
+branch of the parallel stage after it: branches share their results with recipes that train the same in series.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from spaces.adapter import TARGET_MODULES as TARGET_MODULES
 from spaces.adapter import Adapter as Adapter
 from spaces.adapter import Full as Full
 from spaces.adapter import Lora as Lora
-from spaces.adapter import adapter_label, handoff_conflict
 from spaces.adapter import layer_range as layer_range
-from spaces.loss import (
-    SETTINGS,
-    Arbitration,
-    LossName,
-    Term,
-    canonical_mix,
-    check_mix,
-    check_settings,
-    check_terms,
-    mix_sources,
-    mix_text,
-    weights_text,
-)
-from spaces.spec import Grown, Spec
-
-Method = Literal["sft", "dpo", "ipo", "orpo", "kto", "simpo", "joint"]
-Handoff = Literal["merge", "stack", "detach", "continue"]
-
-
-class Stage(Grown):
-    """One step of a recipe: method, adapter, mix and dose."""
-
-    came_later: ClassVar[tuple[str, ...]] = (
-        *("end_mix", "temperature", "max_passes"),
-        *("gamma", "desirable_weight", "undesirable_weight"),
-        *("terms", "arbitration"),
-    )
-
-    influence: str
-    """Name of the influence in study.yaml; for people, not part of the digest."""
-    method: Method
-    """What is optimised."""
-    adapter: Adapter
-    """Which weights move."""
-    mix: dict[str, float] = Field(default={})
-    """Source name to share of the dose, at its start if it changes. Shares are positive and sum to 1; empty for
-    `joint`, whose terms have their own."""
-    end_mix: dict[str, float] | None = None
-    """Shares at the end of the dose; in between they move linearly with the tokens consumed. The rows of a smaller
-    dose are then no prefix of a larger one's."""
-    temperature: float | None = Field(default=None, gt=0)
-    """Shares are multiplied by (tokens of the source) ** (1 / temperature) and made to sum to 1 again."""
-    max_passes: float | None = Field(default=None, gt=0)
-    """Most often that a source's tokens may be consumed; a stage that would need more is refused."""
-    dose_tokens: int = Field(gt=0)
-    """Training tokens without padding; for pairs both answers count, each with its prompt; for `joint` the tokens of
-    all terms."""
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate of AdamW."""
-    beta: float | None = Field(default=None, gt=0)
-    """Strength of the pull to the reference (dpo, ipo, kto), weight of the odds ratio (orpo), scale of the reward
-    (simpo)."""
-    gamma: float | None = Field(default=None, ge=0)
-    """Margin of rewards that simpo asks for, in units of the scaled reward."""
-    desirable_weight: float | None = Field(default=None, ge=0)
-    """Weight of desirable answers (kto)."""
-    undesirable_weight: float | None = Field(default=None, ge=0)
-    """Weight of undesirable answers (kto)."""
-    terms: dict[LossName, Term] = Field(default={})
-    """Losses of a joint stage by name."""
-    arbitration: Arbitration = "sum"
-    """How gradients of a joint stage's losses become one: their weighted `sum`; `pcgrad`, which first takes out of
-    each what contradicts another (Yu et al. 2020, arXiv 2001.06782); `normalised`, each to the length of its weight."""
-    handoff: Handoff = "merge"
-    """What the next stage gets of this stage's adapter."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Stage:
-        if (self.method == "joint") != bool(self.terms):
-            raise ValueError("terms belong to joint: give them there and only there")
-        if self.method == "joint":
-            if self.mix or self.end_mix is not None or self.temperature is not None:
-                raise ValueError("a joint stage has no mix of its own; give each of its terms one")
-            check_terms(self.terms)
-        elif self.arbitration != "sum":
-            raise ValueError(f"arbitration belongs to joint, and the method is {self.method}")
-        else:
-            check_mix(self)
-        check_settings(self.method, {name: getattr(self, name) for name in SETTINGS})
-        conflict = handoff_conflict(self.adapter, self.handoff)
-        if conflict is not None:
-            raise ValueError(conflict)
-        return self
-
-    @property
-    def losses(self) -> dict[str, Term]:
-        """All that the stage optimises: the terms of a joint stage, or its one method with weight 1."""
-        if self.method == "joint":
-            return {str(name): term for name, term in self.terms.items()}
-        shared = ("mix", "end_mix", "temperature", *SETTINGS)
-        return {self.method: Term(weight=1.0, **{name: getattr(self, name) for name in shared})}
-
-    @property
-    def method_text(self) -> str:
-        """The method, with weights where it is `joint`, such as `joint 0.7 sft + 0.3 dpo`."""
-        if self.method != "joint":
-            return self.method
-        how = "" if self.arbitration == "sum" else f" ({self.arbitration})"
-        return f"joint {weights_text(self.terms)}{how}"
-
-    @property
-    def mix_text(self) -> str:
-        """The mix, by loss where the method is `joint`, such as `sft: chat 100%; dpo: pairs 100%`."""
-        if self.method != "joint":
-            return mix_text(self)
-        return "; ".join(
-            f"{name}: {mix_text(term)}" for name, term in self.terms.items() if term.mix
-        )
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The names of all sources that the stage may draw from, each once."""
-        names = (name for term in self.losses.values() for name in mix_sources(term))
-        return tuple(dict.fromkeys(names))
-
-    def canonical(self, source_hashes: Mapping[str, str], with_dose: bool = True) -> str:
-        """Return the stage as JSON with sorted keys: equal text means equal training.
-
-        Args:
-            source_hashes: Source name to content hash; stands in for the name, so that renaming changes nothing.
-                A source that is not in there keeps its name. Two sources of equal content stay two.
-            with_dose: False leaves `dose_tokens`, `max_passes` and `handoff` out. Seeds derive from that form, so a
-                smaller dose of the same stage is a prefix of a larger one, step by step, unless mix or weights change
-                over the dose.
-        """
-        left_out = {"influence", "terms"}
-        if not with_dose:
-            left_out |= {"dose_tokens", "max_passes", "handoff"}
-        data = self.model_dump(exclude=left_out)
-        data["mix"] = canonical_mix(self, source_hashes)
-        data.pop("end_mix", None)  # It is in the mix.
-        if self.terms:
-            data["terms"] = {
-                name: term.model_dump(exclude={"end_mix"})
-                | {"mix": canonical_mix(term, source_hashes)}
-                for name, term in self.terms.items()
-            }
-        return json.dumps(data, sort_keys=True)
+from spaces.parallel import AnyStage as AnyStage
+from spaces.parallel import Branch as Branch
+from spaces.parallel import Member as Member
+from spaces.parallel import Merge as Merge
+from spaces.parallel import Parallel as Parallel
+from spaces.parallel import continue_conflict, first_stages
+from spaces.spec import Spec
+from spaces.stage import Handoff as Handoff
+from spaces.stage import Method as Method
+from spaces.stage import Stage as Stage
 
 
 class Recipe(Spec):
     """An ordered list of stages on a base model. No stages: the untouched base."""
 
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[AnyStage, ...] = ()
     """The stages, first to last."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         for number, (stage, following) in enumerate(pairwise(self.stages), 2):
-            if stage.handoff == "continue" and following.adapter != stage.adapter:
-                raise ValueError(
-                    f"stage {number} ({following.influence}) must train on the adapter of stage {number - 1} "
-                    f"({stage.influence}), whose handoff is continue, but its own settings differ; make them equal"
-                )
+            if not isinstance(stage, Stage):
+                continue
+            for first in first_stages(following):
+                conflict = continue_conflict(stage, first)
+                if conflict is not None:
+                    raise ValueError(f"stage {number} ({following.influence}) {conflict}")
         return self
+
+    def branch(self, number: int, name: str) -> Recipe:
+        """Return the recipe that ends with a branch of stage `number` (from 1), which is a `Parallel`."""
+        stage = self.stages[number - 1]
+        assert isinstance(stage, Parallel)
+        return Recipe(stages=(*self.stages[: number - 1], *stage.branches[name].stages))
 
     def prefix(self, n_stages: int) -> Recipe:
         """Return the recipe of the first `n_stages` stages."""
@@ -181,7 +58,7 @@ class Recipe(Spec):
 
     def label(self) -> str:
         """Return the recipe in one short line, such as `tone(lora r8, 2.0k) > taste(dpo full, 1.5k)`."""
-        return " > ".join(_stage_label(stage) for stage in self.stages) or "base"
+        return " > ".join(stage.label for stage in self.stages) or "base"
 
     def order_label(self) -> str:
         """Return the influences alone, such as `tone > taste`."""
@@ -215,15 +92,6 @@ class Recipe(Spec):
             int(_sha256(parent + text)[:8], 16) & 0x7FFFFFFF
             for parent, text in zip(digests, texts, strict=False)
         )
-
-
-def _stage_label(stage: Stage) -> str:
-    adapter = stage.adapter
-    weights = adapter_label(adapter)
-    where = "" if adapter.layers == "all" else f" L{adapter.layers}"
-    return (
-        f"{stage.influence}({stage.method_text} {weights}{where}, {stage.dose_tokens / 1000:.2g}k)"
-    )
 
 
 def _sha256(text: str) -> str:

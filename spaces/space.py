@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
-from spaces.decode import BASE_LABEL, SEPARATOR, decode_stage, influence_values
-from spaces.influence import InfluenceSpec
+from spaces.decode import BASE_LABEL, SEPARATOR, FieldValue, decode_stage, influence_values
+from spaces.influence import AnyInfluence, InfluenceSpec, ParallelSpec
 from spaces.order import OrderRules, OrderSpec
 from spaces.params import (
     Choice,
@@ -28,7 +28,7 @@ MAX_SEQUENCES = 256
 class Space:
     """All recipes made of the given influences in the given orders."""
 
-    def __init__(self, influences: Mapping[str, InfluenceSpec], order: OrderSpec) -> None:
+    def __init__(self, influences: Mapping[str, AnyInfluence], order: OrderSpec) -> None:
         """Build the space.
 
         Raises:
@@ -37,6 +37,8 @@ class Space:
         """
         self.rules = OrderRules(order, tuple(influences))
         self.influences = {name: influences[name] for name in self.rules.influences}
+        self._known = dict(influences)
+        _check_branches(self._known)
         self.per_position = order.per_position
         n_sequences = self.rules.n_sequences()
         if order.encoding == "sequence" and n_sequences > MAX_SEQUENCES:
@@ -65,7 +67,7 @@ class Space:
         """Return the values that may vary: of one sequence, or of all sequences together. Order left out."""
         found: dict[str, Parameter] = {}
         for prefix, name in self.positions(sequence):
-            for value in influence_values(prefix, self.influences[name]).values():
+            for value in self.values(prefix, name).values():
                 if isinstance(value, Parameter):
                     found[value.name] = value
         return list(found.values())
@@ -108,7 +110,7 @@ class Space:
             ValueError: The values make no legal recipe, such as an adapter that the next stage cannot continue.
         """
         stages = [
-            decode_stage(name, influence_values(prefix, self.influences[name]), params)
+            decode_stage(name, self.values(prefix, name), params)
             for prefix, name in self.positions(self.sequence(params))
         ]
         try:
@@ -167,6 +169,10 @@ class Space:
             params[name] = matched
         return params
 
+    def values(self, prefix: str, influence: str) -> dict[str, FieldValue]:
+        """Return every value of an influence by field, fixed or to be searched; see `influence_values`."""
+        return influence_values(prefix, self.influences[influence], self._known)
+
     def positions(self, sequence: Sequence[str] | None) -> Iterator[tuple[str, str]]:
         """Yield (prefix of parameter names, influence) for each position of a sequence; None: of all that may be."""
         if sequence is None:
@@ -193,3 +199,18 @@ class Space:
 
 def _key_name(influence: str, copy: int) -> str:
     return f"order.{influence}" if copy == 1 else f"order.{influence}.{copy}"
+
+
+def _check_branches(influences: Mapping[str, AnyInfluence]) -> None:
+    """Raise ValueError if a branch names what is no influence, or one that combines models itself."""
+    for name, spec in influences.items():
+        for branch, part in spec.branches.items() if isinstance(spec, ParallelSpec) else ():
+            for stage in part.stages:
+                if not isinstance(influences.get(stage), InfluenceSpec):
+                    known = [
+                        key for key, one in influences.items() if isinstance(one, InfluenceSpec)
+                    ]
+                    raise ValueError(
+                        f"influence {name}: branch {branch} names {stage!r}; branches hold influences that train: "
+                        f"{', '.join(known)}"
+                    )

@@ -12,6 +12,7 @@ import typer
 from search.check import CheckedStudy, all_problems, checked_study
 from search.errors import SpecError
 from search.messages import Problem
+from spaces.influence import InfluenceSpec
 from spaces.space import Space
 
 EXAMPLES = """\b
@@ -69,7 +70,8 @@ def _facts(checked: CheckedStudy) -> Iterator[str]:
         size = f"{len(read.rows)} rows" if read is not None else "on the hub, not read"
         yield f"source      {name}: {source.format}, {size}"
     for name, influence in spec.influences.items():
-        yield f"influence   {name}: {influence.method} {influence.adapter.kind}"
+        adapter = f" {influence.adapter.kind}" if isinstance(influence, InfluenceSpec) else ""
+        yield f"influence   {name}: {influence.method}{adapter}"
     space = Space(spec.influences, spec.order)
     yield f"orders      {space.rules.n_sequences()}"
     for objective, direction in zip(spec.objectives, spec.directions(), strict=True):

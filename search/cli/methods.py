@@ -79,7 +79,7 @@ def _shares(spec: StudySpec, root: Path) -> Shares:
         }
         influences = {
             name: trained_range(influence.adapter, shapes)
-            for name, influence in spec.influences.items()
+            for name, influence in spec.training_influences.items()
         }
     except ValueError as error:
         return Shares(None, str(error), {}, {})
@@ -122,7 +122,7 @@ def _print(
     for row in rows:
         costs = {cost.adapter: _cost(cost) for cost in row.costs}
         reads = ", ".join(row.formats) or (
-            "the rows of its terms" if row.costs == () else "no rows"
+            "the rows of its parts" if row.costs == () and row.name != "merge" else "no rows"
         )
         table.add_row(
             row.name, reads, costs.get("full", ""), costs.get("lora", ""), _list(row.settings)
@@ -200,7 +200,7 @@ def _share_lines(shares: Shares | None, spec: StudySpec | None) -> Iterator[str]
     for name, (least, most) in shares.influences.items():
         text = _share(least, shares.n_base)
         text += "" if least == most else f" to {_share(most, shares.n_base)}"
-        yield f"influence {name}: {spec.influences[name].adapter.kind} trains {text}"
+        yield f"influence {name}: {spec.training_influences[name].adapter.kind} trains {text}"
 
 
 def _under(row: AdapterRow, rows: Sequence[AdapterRow]) -> str:

@@ -127,6 +127,9 @@ def _print_trial(record: TrialRecord) -> None:
     typer.echo(f"recipe   {record.recipe.label()}")
     for position, stage in enumerate(record.stages, 1):
         typer.echo(f"stage {position}  {_stage_line(stage.model_dump())}")
+        for name, parts in stage.branches.items():
+            for part in parts:
+                typer.echo(f"    {name}  {_stage_line(part.model_dump())}")
     seconds = record.seconds
     typer.echo(
         f"seconds  load {seconds.load:.1f}, train {seconds.train:.1f}, "
@@ -164,6 +167,11 @@ def _rung_table(record: TrialRecord) -> Any:
 
 def _stage_line(stage: dict[str, Any]) -> str:
     decided = stage["stage"]
+    if "adapter" not in decided:
+        return (
+            f"{decided['influence']}: {decided['method']} by {decided['combination']['how']}, "
+            f"{stage['trained_tokens']:,} tokens in {stage['n_steps']} steps, {stage['n_trainable']:,} weights changed"
+        )
     settings = ", ".join(
         f"{name} {value}"
         for name, value in {**decided["adapter"], **decided}.items()

@@ -1,7 +1,8 @@
 """Recipe, and what a trial made of it, as nodes and edges. No torch; nothing here knows how it will be drawn.
 
-One node for the base, one per stage and one for the resulting model, in a row of their own each. Beside them: the
-terms of a joint stage, the adapters that a handoff leaves on the model or sets aside, the scores at a boundary.
+One node for the base, one per stage and one for the resulting model, in a row of their own each. Beside them: terms of
+a joint stage, branches of a parallel one, stored models of a merge, the adapters that a handoff leaves on the model or
+sets aside, the scores at a boundary.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from search.messages import one_line
 from search.records import Boundary, TrialRecord
 from spaces.adapter import Full, LowRank, adapter_label
 from spaces.loss import SETTINGS, Term, mix_text
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import Branch, Merge, Parallel, Recipe, Stage
 
-NodeKind = Literal["base", "stage", "result", "term", "adapter", "aside", "scores"]
+NodeKind = Literal["base", "stage", "result", "term", "branch", "adapter", "aside", "scores"]
 EdgeKind = Literal["then", "aside", "joins", "scores"]
 HANDOFF_WORDS = {
     "merge": "merge, folded into the weights",
@@ -102,12 +103,13 @@ def recipe_graph(
         if not is_done:
             lines.append("not trained")
         nodes.append(Node(f"stage{number}", "stage", number, _wrapped(lines), is_done))
-        edges.append(Edge(_key(number - 1, n_stages), f"stage{number}", "then", _label(before)))
-        for name, term in stage.terms.items():
-            node, edge = _term(number, name, term)
+        parent = _key(number - 1, n_stages)
+        if isinstance(stage, Stage):
+            edges.append(Edge(parent, f"stage{number}", "then", _label(before)))
+        for node, more in _parts(number, stage, parent):
             nodes.append(replace(node, is_done=is_done))
-            edges.append(edge)
-        if _leaves_adapter(stage, is_last=number == n_stages):
+            edges += more
+        if isinstance(stage, Stage) and _leaves_adapter(stage, is_last=number == n_stages):
             stays = [*stays, f"{stage.influence}'s {adapter_label(stage.adapter)} (stage {number})"]
             node, more = _adapter(number, stage, n_stages)
             nodes.append(replace(node, is_done=is_done))
@@ -132,17 +134,28 @@ def _key(row: int, n_stages: int) -> str:
     return "base" if row == 0 else f"stage{row}" if row <= n_stages else "model"
 
 
-def _label(stage: Stage | None) -> str:
+def _label(stage: Stage | Parallel | Merge | None) -> str:
     if stage is None:
         return ""
+    if not isinstance(stage, Stage):
+        return "one set of weights"
     if isinstance(stage.adapter, Full):
         return "merge, the weights themselves"
     return HANDOFF_WORDS.get(stage.handoff, stage.handoff)
 
 
 def _stage_lines(
-    number: int, stage: Stage, beside: Sequence[str], before: Stage | None
+    number: int,
+    stage: Stage | Parallel | Merge,
+    beside: Sequence[str],
+    before: Stage | Parallel | Merge | None,
 ) -> list[str]:
+    if not isinstance(stage, Stage):
+        folded = [f"takes in {text}" for text in beside]
+        tokens = (
+            f"{stage.dose_tokens:,} tokens in its branches" if stage.dose_tokens else "no tokens"
+        )
+        return [f"stage {number}, {stage.influence}", stage.method_text, tokens, *folded]
     adapter = stage.adapter
     how: str = stage.method
     if stage.arbitration != "sum":
@@ -156,7 +169,11 @@ def _stage_lines(
         f"mix {mix_text(stage)}" if stage.mix else "",
     ]
     if before is not None and before.handoff == "continue":
-        lines.append(f"trains on the adapter of stage {number - 1}")
+        lines.append(
+            f"trains on the adapter of stage {number - 1}"
+            if number
+            else f"trains on the adapter of {before.influence}"
+        )
         beside = [text for text in beside if f"(stage {number - 1})" not in text]
     lines += [f"beside {text}, frozen" for text in beside]
     return [line for line in lines if line]
@@ -181,6 +198,43 @@ def _settings(holder: Stage | Term) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')} {value:g}" for name, value in given.items() if value is not None
     )
+
+
+def _parts(
+    number: int, stage: Stage | Parallel | Merge, parent: str
+) -> Iterator[tuple[Node, list[Edge]]]:
+    """Yield what becomes the stage: losses, branches from the parent, or stored models."""
+    if isinstance(stage, Stage):
+        for loss, term in stage.terms.items():
+            node, edge = _term(number, loss, term)
+            yield node, [edge]
+    elif isinstance(stage, Parallel):
+        active = [(name, branch) for name, branch in stage.branches.items() if branch.is_active]
+        for at, (name, branch) in enumerate(active, 1):
+            yield _branch(number, at, name, branch, parent)
+    else:
+        stored = [(name, each) for name, each in stage.models.items() if each.weight]
+        for at, (name, each) in enumerate(stored, 1):
+            key, where = f"stage{number}model{at}", "as received"
+            if each.digest is not None:
+                where = f"stored stage {each.digest[:12]}"
+            joins = Edge(key, f"stage{number}", "joins", f"weight {each.weight:.3g}")
+            starts = [] if each.digest is not None else [Edge(parent, key, "then")]
+            yield Node(key, "branch", number, _wrapped([name, where])), [*starts, joins]
+
+
+def _branch(
+    number: int, at: int, name: str, branch: Branch, parent: str
+) -> tuple[Node, list[Edge]]:
+    key = f"stage{number}branch{at}"
+    lines = [f"branch {name}"]
+    for place, stage in enumerate(branch.stages):
+        _, *told = _stage_lines(0, stage, (), branch.stages[place - 1] if place else None)
+        lines += [f"{place + 1}. {stage.influence}", *told]
+    if not branch.stages:
+        lines.append("the model as received")
+    joins = Edge(key, f"stage{number}", "joins", f"weight {branch.weight:.3g}")
+    return Node(key, "branch", number, _wrapped(lines)), [Edge(parent, key, "then"), joins]
 
 
 def _term(number: int, name: str, term: Term) -> tuple[Node, Edge]:

@@ -1,7 +1,7 @@
 """A graph drawn with matplotlib, as SVG or PNG: no browser, no display.
 
-Rows run downwards, the model's own nodes in the middle. On their left are terms of joint stages, on their right
-adapters that outlive their stage, and scores on the far right. Sizes are in points; y grows downwards.
+Rows run downwards, the model's own nodes in the middle. On their left are terms of joint stages and branches, on
+their right adapters that outlive their stage, and scores on the far right. Sizes are in points; y grows downwards.
 """
 
 from __future__ import annotations
@@ -26,11 +26,21 @@ _FILLS = {
     "stage": "#dcecf6",
     "result": "#e3e6ea",
     "term": "#fdf0e3",
+    "branch": "#dcecf6",
     "adapter": "#e6f3e6",
     "aside": "#e6f3e6",
     "scores": "#ffffff",
 }
-_COLUMNS = {"term": 0, "base": 1, "stage": 1, "result": 1, "adapter": 2, "aside": 2, "scores": 3}
+_COLUMNS = {
+    "term": 0,
+    "branch": 0,
+    "base": 1,
+    "stage": 1,
+    "result": 1,
+    "adapter": 2,
+    "aside": 2,
+    "scores": 3,
+}
 _SIZE, _LINE, _PAD, _TITLE = 9.0, 13.0, 8.0, 30.0
 _ROW_GAP, _NODE_GAP, _MARGIN = 38.0, 10.0, 16.0
 _COLUMN_GAPS = (70.0, 120.0, 50.0)
@@ -198,13 +208,15 @@ def _ends(
     edge: Edge, source: Box, target: Box, kinds: tuple[str, str]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return where an edge leaves its source and meets its target, given the kinds of both nodes."""
+    if kinds[1] == "branch":
+        return (source.middle, source.bottom), (target.right - 10, target.top)
     if edge.kind == "then":
         return (source.middle, source.bottom), (target.middle, target.top)
     if edge.kind == "scores":
         # High enough to pass above an adapter in the same row.
         y = source.top + 8
         return (source.right, y), (target.left, min(max(y, target.top + 6), target.bottom - 6))
-    if kinds[0] == "term":
+    if kinds[0] in ("term", "branch"):
         y = min(max(source.centre, target.top + 8), target.bottom - 8)
         return (source.right, source.centre), (target.left, y)
     if kinds[1] in ("adapter", "aside"):

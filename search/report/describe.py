@@ -16,12 +16,15 @@ from spaces.adapter_spec import SplitSpec
 from spaces.influence import (
     CurriculumSpec,
     InfluenceSpec,
+    MergeSpec,
+    ParallelSpec,
     RampSpec,
     ShareRange,
     SimplexSpec,
     TemperatureSpec,
 )
 from spaces.mix_spec import AnyMix
+from spaces.recipe import Merge, Parallel, Stage
 
 INTERVAL_NOTE = (
     "Intervals are ±1.96 standard errors over items. They do not include the spread between seeds and do not "
@@ -211,7 +214,12 @@ def setting_rows(view: StudyView) -> list[tuple[str, str]]:
 
 def influence_rows(view: StudyView) -> list[dict[str, str]]:
     """Return one row per influence: what was fixed and what was searched."""
-    return [_influence_row(name, influence) for name, influence in view.spec.influences.items()]
+    return [
+        _influence_row(name, influence)
+        if isinstance(influence, InfluenceSpec)
+        else _combining_row(name, influence)
+        for name, influence in view.spec.influences.items()
+    ]
 
 
 def _influence_row(influence_name: str, influence: InfluenceSpec) -> dict[str, str]:
@@ -235,6 +243,33 @@ def _influence_row(influence_name: str, influence: InfluenceSpec) -> dict[str, s
         "learning rate": value_text(influence.learning_rate),
         "beta": value_text(influence.beta) if influence.beta is not None else "",
         "handoff": value_text(influence.handoff),
+    }
+
+
+def _combining_row(influence_name: str, influence: ParallelSpec | MergeSpec) -> dict[str, str]:
+    """Return the row of an influence that combines models; branches and their weights stand under `adapter`."""
+    shares = influence.weights.simplex if influence.weights is not None else {}
+    told = []
+    if isinstance(influence, ParallelSpec):
+        for name, branch in influence.branches.items():
+            weight = value_text(shares.get(name, branch.weight))
+            told.append(f"{weight} [{' > '.join(branch.stages) or 'as received'}]")
+    else:
+        for name, model in influence.models.items():
+            which = "as received" if model.digest is None else model.digest[:12]
+            told.append(f"{value_text(shares.get(name, model.weight))} {name} ({which})")
+    settings = [
+        f"{field} {value_text(getattr(influence.combination, field))}"
+        for field, info in type(influence.combination).model_fields.items()
+        if field != "how" and getattr(influence.combination, field) != info.default
+    ]
+    how = ", ".join([value_text(influence.combination.how), *settings])
+    return {
+        "influence": influence_name,
+        "method": f"{influence.method}: {how}",
+        "adapter": " + ".join(told),
+        **dict.fromkeys(("where", "mix", "dose (tokens)", "learning rate", "beta"), ""),
+        "handoff": "merge",
     }
 
 
@@ -264,6 +299,18 @@ def mix_spec_text(mix: AnyMix) -> str:
         return f"{', '.join(mix.sources)} by size, temperature {value_text(mix.temperature)}"
     shares = mix.simplex if isinstance(mix, SimplexSpec) else mix
     return ", ".join(f"{source} {value_text(share)}" for source, share in shares.items())
+
+
+def moved_text(stage: Stage | Parallel | Merge) -> str:
+    """Return what a stage moves: its adapter, or the models that it combines with their weights."""
+    if isinstance(stage, Stage):
+        return adapter_text(stage.adapter)
+    if isinstance(stage, Merge):
+        return " + ".join(f"{each.weight:.3g} {name}" for name, each in stage.models.items())
+    return " + ".join(
+        f"{branch.weight:.3g} {name} [{' > '.join(each.label for each in branch.stages) or 'as received'}]"
+        for name, branch in stage.branches.items()
+    )
 
 
 def adapter_text(adapter: Full | Lora | AdaLora) -> str:

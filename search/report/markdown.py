@@ -12,7 +12,7 @@ from search.report.samples import Sample, load_samples
 from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
 from search.report.view import StudyView, holdout_scores, total_seconds
-from spaces.recipe import Stage
+from spaces.recipe import Merge, Parallel, Stage
 
 MAX_FRONT_ROWS = 40
 """Front members in the tables; front.csv has all."""
@@ -108,17 +108,18 @@ def _recipes(view: StudyView) -> list[str]:
     ]
 
 
-def _stage_cells(stage: Stage, trained: int | None) -> list[str]:
+def _stage_cells(stage: Stage | Parallel | Merge, trained: int | None) -> list[str]:
+    own = stage if isinstance(stage, Stage) else None
     cells = [
         stage.influence,
         stage.method_text,
-        describe.adapter_text(stage.adapter),
-        describe.where_text(stage.adapter),
+        describe.moved_text(stage),
+        describe.where_text(own.adapter) if own else "",
         stage.mix_text,
         f"{stage.dose_tokens:,}",
         f"{trained:,}" if trained is not None else "",
-        number_text(stage.learning_rate),
-        number_text(stage.beta) if stage.beta is not None else "",
+        number_text(own.learning_rate) if own else "",
+        number_text(own.beta) if own and own.beta is not None else "",
         stage.handoff,
     ]
     return [escaped(cell) for cell in cells]

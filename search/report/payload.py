@@ -12,10 +12,10 @@ from typing import Any
 
 from evaluators.scores import Score, ScoreInfo
 from search.records import StageRecord, TrialRecord
-from search.report.describe import adapter_text, infeasible_reasons, where_text
+from search.report.describe import infeasible_reasons, moved_text, where_text
 from search.report.samples import Sample, load_samples
 from search.report.view import StudyView, holdout_scores, hypervolumes
-from spaces.recipe import Stage
+from spaces.recipe import Merge, Parallel, Stage
 
 _ESCAPES = {
     "<": "\\u003c",
@@ -105,21 +105,22 @@ def _stages(trial: TrialRecord) -> list[dict[str, Any]]:
     return [_stage(stage, record) for stage, record in zip(trial.recipe.stages, done, strict=False)]
 
 
-def _stage(stage: Stage, record: StageRecord | None) -> dict[str, Any]:
+def _stage(stage: Stage | Parallel | Merge, record: StageRecord | None) -> dict[str, Any]:
+    own = stage if isinstance(stage, Stage) else None
     return {
         "influence": stage.influence,
         "method": stage.method_text,
-        "adapter": adapter_text(stage.adapter),
-        "where": where_text(stage.adapter),
-        # Of a joint stage, shares of each loss's tokens.
+        "adapter": moved_text(stage),
+        "where": where_text(own.adapter) if own else "",
+        # Of a joint stage, shares of each loss's tokens; branches say theirs themselves.
         "mix": {
             name: _short(share)
-            for term in stage.losses.values()
+            for term in (own.losses.values() if own else ())
             for name, share in term.mix.items()
         },
         "dose": stage.dose_tokens,
-        "rate": stage.learning_rate,
-        "beta": stage.beta,
+        "rate": own.learning_rate if own else None,
+        "beta": own.beta if own else None,
         "handoff": stage.handoff,
         "trained": record.trained_tokens if record else None,
         "is_stored": record.is_stored if record else False,

@@ -321,7 +321,7 @@ class Asker:
                 else None
             )
             is_timed = self._sampler.cost == "seconds"
-            is_trained = stage is not None and not stage.is_stored and is_timed
+            is_trained = stage is not None and stage.is_timed and is_timed
             train_seconds = (
                 stage.train_seconds + stage.setup_seconds if stage and is_trained else None
             )

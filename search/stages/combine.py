@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ from search.stages.adapters import lora_layers, remove_adapters
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name
 from search.stages.save import merged_weight
+from spaces.combine import How
 
-How = Literal["linear", "ties", "dare_linear", "dare_ties", "slerp", "svd"]
 _WORK = torch.float64
 _NEARLY_PARALLEL = 0.9995
 """Cosine beyond which slerp interpolates linearly, as in mergekit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from search.errors import StageError
 from search.stages import handoff
+from search.stages.combine import load_weights
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name
 from spaces.adapter import Full
-from spaces.recipe import Stage
+from spaces.recipe import Merge, Parallel, Stage
 
 FILE = "trained.safetensors"
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -57,20 +59,42 @@ def write_trained(ref: ModelRef, parameters: list[torch.nn.Parameter], folder: P
     os.replace(part, folder / FILE)
 
 
-def needs_parent(ref: ModelRef, stage: Stage) -> bool:
-    """Tell, after a stage, whether its files alone do not make its model: all but full training of all weights."""
+def write_combined(ref: ModelRef, names: Iterable[str], folder: Path) -> None:
+    """Write the weights of a model that several became one in, into `folder`; no adapter lies on it.
+
+    Args:
+        ref: The model.
+        names: Its weights that differ from the base, by canonical name.
+        folder: Exists, and holds no such file yet.
+    """
+    parameters = dict(ref.model.named_parameters())
+    write_trained(ref, [parameters[name] for name in names], folder)
+
+
+def needs_parent(ref: ModelRef, stage: Stage | Parallel | Merge) -> bool:
+    """Tell, after a stage, whether its files alone do not make its model.
+
+    They do where all weights were trained, and where models became one.
+    """
+    if not isinstance(stage, Stage):
+        return False
     is_whole = isinstance(stage.adapter, Full) and (
         (stage.adapter.targets, stage.adapter.layers) == ("everything", "all")
     )
     return not is_whole or bool(ref.adapters)
 
 
-def restore_stage(ref: ModelRef, stage: Stage, folder: Path) -> None:
+def restore_stage(ref: ModelRef, stage: Stage | Parallel | Merge, folder: Path) -> None:
     """Bring the model to where `stage` left it; `ref` must be where the stage began.
+
+    Where models became one, `ref` may also be the base.
 
     Raises:
         StageError: The files do not fit this model and stage.
     """
+    if not isinstance(stage, Stage):
+        _restore_combined(ref, folder)
+        return
     parameters = handoff.begin(ref, stage, is_restored=True)
     parameters += handoff.frozen_start(ref)
     names = {id(parameter): name for name, parameter in ref.model.named_parameters()}
@@ -87,6 +111,23 @@ def restore_stage(ref: ModelRef, stage: Stage, folder: Path) -> None:
                 raise StageError(f"{folder / FILE}: {name} has shape {tuple(value.shape)}")
             parameter.copy_(value)
     handoff.end(ref, stage)
+
+
+def _restore_combined(ref: ModelRef, folder: Path) -> None:
+    parameters = {name: one for name, one in ref.model.named_parameters() if ".lora_" not in name}
+    own = {canonical_name(name): parameter for name, parameter in parameters.items()}
+    with safe_open(folder / FILE, "pt") as file, torch.no_grad():
+        names = set(file.keys())
+        if set(json.loads((file.metadata() or {}).get("packed", "{}"))) != names:
+            raise StageError(f"{folder / FILE}: holds weights that are no differences to the base")
+        if not names <= set(own):
+            raise StageError(f"{folder / FILE}: holds weights that the model lacks")
+        ref.base.keep(names)
+        weights = (
+            (name, _unpack(file.get_tensor(name), ref.base.original(name).cpu())) for name in names
+        )
+        load_weights(ref, weights)
+    ref.n_stages += 1
 
 
 def _pack(value: Tensor, original: Tensor) -> Tensor:

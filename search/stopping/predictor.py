@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from search.stopping.past import Example, Gains, alike
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import AnyStage, Recipe
 
 N_LEAST = 5
 """Examples that a mean gain rests on at least; with fewer, the next wider sense of `alike` is taken."""
@@ -97,16 +97,27 @@ class _Line:
         gram_FF = scaled_NF.T @ scaled_NF + RIDGE * np.eye(scaled_NF.shape[1])
         self._slopes_FK = np.linalg.solve(gram_FF, scaled_NF.T @ (changes_NK - self._mean_K))
 
-    def change(self, stages: Sequence[Stage], before_K: Gains) -> Gains:
+    def change(self, stages: Sequence[AnyStage], before_K: Gains) -> Gains:
         """Return the expected change, shape (K,)."""
         scaled_F = (_features(stages, before_K) - self._middle_F) / self._spread_F
         return np.asarray(self._mean_K + scaled_F @ self._slopes_FK)
 
 
-def _features(stages: Sequence[Stage], before_K: Gains) -> Gains:
-    """Return what a change depends on, shape (F,): per stage logs of dose, rate, their product and rank; then gains."""
+def _features(stages: Sequence[AnyStage], before_K: Gains) -> Gains:
+    """Return what a change depends on, shape (F,): per stage logs of dose, rate, their product and rank; then gains.
+
+    Of a stage that combines models, those of what its branches train, in the mean.
+    """
     found: list[float] = []
     for stage in stages:
-        dose, rate = math.log(stage.dose_tokens), math.log(stage.learning_rate)
-        found += [dose, rate, dose * rate, math.log(getattr(stage.adapter, "rank", 1))]
+        logs = [
+            (
+                math.log(each.dose_tokens),
+                math.log(each.learning_rate),
+                math.log(getattr(each.adapter, "rank", 1)),
+            )
+            for each in stage.trainings
+        ]
+        dose, rate, rank = np.mean(logs, axis=0) if logs else (0.0, 0.0, 0.0)
+        found += [float(dose), float(rate), float(dose * rate), float(rank)]
     return np.array([*found, *before_K.tolist()])

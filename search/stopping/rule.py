@@ -23,7 +23,7 @@ from search.spec import StudySpec
 from search.stopping.calibration import margin, n_needed, residuals
 from search.stopping.past import Gains, Goals, PastTrial, alike, examples
 from search.stopping.predictor import Fit, LinearGain
-from spaces.recipe import Stage
+from spaces.recipe import AnyStage
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class StoppingRule:
         return None
 
 
-def _is_scored(stages: tuple[Stage, ...], past: Sequence[PastTrial]) -> bool:
+def _is_scored(stages: tuple[AnyStage, ...], past: Sequence[PastTrial]) -> bool:
     """Return whether a past trial has scores for the model after just these stages."""
     n_stages = len(stages)
     return any(n_stages in each.gains and each.recipe.stages[:n_stages] == stages for each in past)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 from typer.main import get_command
 
 import search.cli.main
 from search.check import checked_study
 from search.yaml_file import load_study
-from spaces.influence import InfluenceSpec
+from spaces.influence import AnyInfluence
 from spaces.order import OrderSpec
 from spaces.space import Space
 
@@ -158,7 +159,7 @@ def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
 def test_influences_of_the_readme_draw_legal_recipes() -> None:
     _, text = code_blocks(README, "yaml")
     influences = {
-        name: InfluenceSpec.model_validate_json(json.dumps(values))
+        name: TypeAdapter(AnyInfluence).validate_json(json.dumps(values))
         for name, values in yaml.safe_load(text).items()
     }
     space = Space(influences, OrderSpec())

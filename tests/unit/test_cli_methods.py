@@ -17,6 +17,7 @@ from search.check_methods import METHOD_FORMATS
 from search.cli.main import main
 from search.methods_table import (
     ADAPTER_MOVES,
+    COMBINING,
     JOINT_ONLY,
     MEASURED,
     METHOD_WORDS,
@@ -49,14 +50,14 @@ LLAMA: dict[str, Any] = {
 
 
 def test_every_method_loss_and_kind_of_adapter_has_its_words() -> None:
-    assert set(METHOD_WORDS) == set(get_args(Method)) | set(get_args(LossName))
+    assert set(METHOD_WORDS) == set(get_args(Method)) | set(get_args(LossName)) | set(COMBINING)
     assert all(words.does for words in METHOD_WORDS.values())
     assert set(ADAPTER_MOVES) == set(adapter_kinds()) == {"full", "lora", "adalora"}
 
 
 def test_every_method_has_a_row_with_the_formats_and_settings_that_training_uses() -> None:
     rows = {row.name: row for row in method_rows()}
-    assert set(rows) == set(get_args(Method)) | {"kl"}
+    assert set(rows) == set(get_args(Method)) | {"kl", "parallel", "merge"}
     for name, formats in METHOD_FORMATS.items():
         assert rows[name].formats == formats
         assert set(rows[name].settings) == set(LOSS_SETTINGS[name])

@@ -4,62 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from stage_tools import TRAINING, lora, resident, sources
+from prefix_tools import equal, prefixes, train_all
+from prefix_tools import sft_stage as stage
+from stage_tools import lora
 
-from search.prefixes import Prefixes
 from search.stages.persist import FILE
 from search.store import StageStore, StoreError
-from spaces.recipe import Full, Recipe, Stage
-
-Bits = dict[str, torch.Tensor]
-
-
-def stage(adapter: Any, influence: str = "tone", source: str = "chat") -> Stage:
-    return Stage(
-        influence=influence,
-        method="sft",
-        adapter=adapter,
-        mix={source: 1.0},
-        dose_tokens=120,
-        learning_rate=0.01,
-    )
-
+from spaces.recipe import Full, Recipe
 
 LORA_FULL = Recipe(stages=(stage(lora()), stage(Full())))
 FULL_LORA = Recipe(stages=(stage(Full()), stage(lora())))
-
-
-def prefixes(recipe: Recipe, store: StageStore | None, trainer: str = "") -> Prefixes:
-    hashes = {name: source.content_hash for name, source in sources().items()}
-    return Prefixes(
-        resident(),
-        recipe,
-        recipe.prefix_digests("context", hashes),
-        recipe.stage_seeds("context", hashes),
-        sources(),
-        TRAINING,
-        store,
-        trainer,
-    )
-
-
-def train_all(recipe: Recipe, store: StageStore | None, trainer: str = "") -> tuple[Prefixes, Bits]:
-    walk = prefixes(recipe, store, trainer)
-    for number in range(1, len(recipe.stages) + 1):
-        walk.stage(number)
-    return walk, bits(walk.model(len(recipe.stages)).model)
-
-
-def bits(model: torch.nn.Module) -> Bits:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def equal(one: Bits, other: Bits) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("recipe", [LORA_FULL, FULL_LORA])

@@ -75,7 +75,7 @@ BAD = [
     ([stage(adapter=FULL, handoff="stack")], "stages[0]: handoff 'stack' needs an adapter"),
     (
         [stage(handoff="continue"), stage(influence="taste", adapter=FULL)],
-        "stages: stage 2 (taste) must train on the adapter of stage 1 (tone), whose handoff is con",
+        "stages: stage 2 (taste) must train on the adapter of the stage before it (tone), whose handoff is con",
     ),
 ]
 

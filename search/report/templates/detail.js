@@ -25,7 +25,7 @@ function stageTable(trial) {
       element("th", { scope: "row", class: number }, String(index + 1)),
       cells.map((text) => element("td", { class: "lines" }, text)),
       element("td", { class: number }, `${countText(stage.dose)} asked`, element("div", {}, trained)),
-      element("td", { class: number }, numberText(stage.rate)),
+      element("td", { class: number }, stage.rate === null ? "" : numberText(stage.rate)),
       element("td", { class: number }, stage.beta === null ? "" : numberText(stage.beta)),
       element("td", {}, stage.handoff));
   });

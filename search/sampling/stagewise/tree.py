@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spaces.decode import influence_values
 from spaces.params import Choice, Float, Int, Parameter, Params, ParamValue
 from spaces.space import Space
 
@@ -35,9 +34,10 @@ class _Influence:
     """Name after the prefix, and the parameter. No name: the parameter has no prefix, and influences share it."""
     columns: tuple[slice, ...]
     """Where each parameter's features lie."""
-    dose: int | float
-    """Position of the dose among the fields, or the fixed dose."""
-    has_fixed_dose: bool
+    doses: tuple[int, ...]
+    """Positions of searched doses among the fields: one, or those of all branches."""
+    fixed_dose: int
+    """Tokens of the doses that are fixed."""
 
 
 class Tree:
@@ -148,9 +148,7 @@ class Tree:
     def dose_tokens(self, step: Step) -> float:
         """Return the tokens that a step trains."""
         known = self._known[step.influence]
-        if known.has_fixed_dose:
-            return float(known.dose)
-        return float(step.values[int(known.dose)])
+        return known.fixed_dose + sum(float(step.values[at]) for at in known.doses)
 
     def _keys(self, prefix: str, influence: str) -> list[str]:
         """Return the names of an influence's params at a position."""
@@ -160,7 +158,7 @@ class Tree:
         ]
 
     def _read(self, name: str) -> _Influence:
-        values = influence_values(name, self._space.influences[name])
+        values = self._space.values(name, name)
         fields = tuple(
             (_without(f"{name}.", value.name), value)
             for value in values.values()
@@ -170,11 +168,11 @@ class Tree:
         for _, parameter in fields:
             columns.append(slice(start, start + _n_features(parameter)))
             start = columns[-1].stop
-        names = [field for field, _ in fields]
-        if "dose_tokens" in names:
-            return _Influence(fields, tuple(columns), names.index("dose_tokens"), False)
-        dose = values.get("dose_tokens", 1)
-        return _Influence(fields, tuple(columns), dose if isinstance(dose, int) else 1, True)
+        doses = [value for field, value in values.items() if field.split(".")[-1] == "dose_tokens"]
+        searched = [parameter for _, parameter in fields]
+        at = tuple(searched.index(dose) for dose in doses if isinstance(dose, Parameter))
+        fixed = sum(dose for dose in doses if isinstance(dose, int))
+        return _Influence(fields, tuple(columns), at, fixed)
 
 
 def _without(prefix: str, name: str) -> str | None:
