@@ -23,7 +23,7 @@ from spaces.recipe import AnyStage, Merge, Parallel, Recipe, Stage
 from spaces.spec import Spec
 
 _HEADER = """\
-# One recipe of the study {study!r}, as trial {number} trained it. Repeat it with
+# One recipe of the study {study!r}, {trainer}. Repeat it with
 #   apportion train recipe.yaml --out DIR
 # Paths are relative to this file. `seed` is the study's; each stage derives its own from it and from what came before.
 """
@@ -122,7 +122,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
     Args:
         spec: The study.
         recipe: What the trial trains.
-        number: The trial's.
+        number: The trial's; below 0 it is no trial of the search.
         root: Where relative paths of the study start.
         folder: Where the text will be written; paths are made relative to it.
     """
@@ -142,7 +142,8 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
         stages=recipe.stages,
     )
     data = file.model_dump(mode="json", exclude_none=True)
-    return _HEADER.format(study=spec.name, number=number) + dump_yaml(data)
+    trainer = f"as trial {number} trained it" if number >= 0 else "trained outside the search"
+    return _HEADER.format(study=spec.name, trainer=trainer) + dump_yaml(data)
 
 
 def digest_context(

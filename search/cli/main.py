@@ -16,7 +16,20 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from search.cli import check, graph, init, methods, plan, run, schema, status, store, train
+from search.cli import (
+    check,
+    explain,
+    graph,
+    init,
+    methods,
+    plan,
+    recommend,
+    run,
+    schema,
+    status,
+    store,
+    train,
+)
 from search.errors import ApportionError
 from search.messages import one_line
 
@@ -47,6 +60,9 @@ app.command("resume", epilog=run.RESUME_EXAMPLES)(run.resume)
 app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
+app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)
+app.command("recommend", epilog=recommend.RECOMMEND_EXAMPLES)(recommend.recommend)
 app.command("graph", epilog=graph.EXAMPLES)(graph.graph)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.add_typer(store.app)
