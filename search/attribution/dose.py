@@ -30,8 +30,11 @@ MIN_POINTS = 8
 MIN_SPREAD = 1.5
 """Largest dose over smallest, below which there is nothing to see."""
 MIN_GAIN = 2.0
-"""AICc by which a shape must beat a plainer one for its turning point to be claimed (Burnham and Anderson 2002)."""
-_N_TAUS = 40
+"""AICc by which saturation must beat the plainer shapes to be claimed (Burnham and Anderson 2002: some support)."""
+MIN_HARM_GAIN = 6.0
+"""AICc by which the parabola must beat all others to count: seen with noise, what saturates looks like a parabola whose
+turn lies near the largest doses, and to be told wrongly that more does harm is worse than not to be told."""
+_N_TAUS = 60
 
 
 class Interval(Record):
@@ -59,7 +62,7 @@ class DoseResponse(Record):
     highest: float
     """Largest dose seen."""
     shape: Shape | None
-    """Best by AICc; None where there are too few points."""
+    """Best by AICc, the parabola only if it is far better; None where there are too few points."""
     p: float | None = None
     """That dose plays no part: F test of the parabola against none."""
     holm: float | None = None
@@ -139,7 +142,13 @@ def dose_response(influence: str, score: str, direction: Direction, rows_N4: Arr
         return unknown("the score never changes")
     others_NC = _others(rows_N4)
     fits = {shape: _fit(shape, dose_N, change_N, others_NC) for shape in _N_COLUMNS}
-    best = min(fits, key=lambda shape: fits[shape].aicc)
+    has_turn = all(
+        fits["parabola"].aicc + MIN_HARM_GAIN <= fits[shape].aicc
+        for shape in fits
+        if shape != "parabola"
+    )
+    plainer = [shape for shape in fits if shape != "parabola" or has_turn]
+    best = min(plainer, key=lambda shape: fits[shape].aicc)
     flat, parabola = fits["none"], fits["parabola"]
     freedom = n - parabola.design_NP.shape[1]
     f_value = max(0.0, (flat.rss - parabola.rss) / 2 / (parabola.rss / freedom))
@@ -155,8 +164,10 @@ def dose_response(influence: str, score: str, direction: Direction, rows_N4: Arr
         p=float(special.fdtrc(2, freedom, f_value)),
         harm_p=harm_p,
         curve=_curve(fits[best], lowest, highest),
-        saturates_at=_saturation(fits, dose_N, change_N, others_NC, sign),
-        turns_at=turn if _beats(fits, "parabola") else None,
+        saturates_at=_saturation(fits, dose_N, change_N, others_NC, sign)
+        if best == "saturating"
+        else None,
+        turns_at=turn if has_turn else None,
     )
 
 
@@ -216,13 +227,6 @@ def _taus(dose_N: Array) -> list[float]:
     return [float(tau) for tau in np.geomspace(dose_N.min() / 5, dose_N.max() * 3, _N_TAUS)]
 
 
-def _beats(fits: dict[Shape, _Fit], shape: Shape) -> bool:
-    """Return whether a shape is so much better than all others that its own feature counts."""
-    return all(
-        fits[shape].aicc + MIN_GAIN <= fit.aicc for other, fit in fits.items() if other != shape
-    )
-
-
 def _turning(
     fit: _Fit, sign: float, lowest: float, highest: float
 ) -> tuple[float, Interval | None]:
@@ -255,12 +259,13 @@ def _saturation(
     best = fits["saturating"]
     assert best.tau is not None
     is_better = all(best.aicc + MIN_GAIN <= fits[shape].aicc for shape in ("none", "line"))
-    if not is_better or best.aicc > fits["parabola"].aicc or best.weights_P[1] * sign <= 0:
+    if not is_better or best.weights_P[1] * sign <= 0:
         return None
     bound = best.rss * (1 + t_quantile(0.975, best.freedom - 1) ** 2 / (best.freedom - 1))
+    taus = _taus(dose_N)
     kept = [
         tau
-        for tau in _taus(dose_N)
+        for tau in taus
         if _Fit(
             "saturating",
             tau,
@@ -269,7 +274,10 @@ def _saturation(
         ).rss
         <= bound
     ]
-    value, low, high = (-math.log(0.05) * tau for tau in (best.tau, min(kept), max(kept)))
+    # The ends lie between the last value kept and the next one tried.
+    step = math.sqrt(taus[1] / taus[0])
+    ends = (best.tau, min(kept) / step, max(kept) * step)
+    value, low, high = (-math.log(0.05) * tau for tau in ends)
     if high > dose_N.max():
         return None
     return Interval(value=value, low=low, high=high)

@@ -21,8 +21,10 @@ from search.attribution.shapley import (
 from search.errors import StudyError
 from spaces.recipe import Recipe
 
-Kind = Literal["boundary", "alone", "left_out", "shapley", "interaction", "both_left_out"]
-CLAIMED: tuple[Kind, ...] = ("left_out", "shapley", "interaction", "both_left_out")
+Kind = Literal[
+    "boundary", "alone", "left_out", "shapley", "interaction", "overlap", "both_left_out"
+]
+CLAIMED: tuple[Kind, ...] = ("left_out", "shapley", "interaction", "overlap")
 """What claims are made of, corrected together over all scores; the rest is shown beside them."""
 
 
@@ -31,7 +33,8 @@ class Worth(Record):
 
     kind: Kind
     """`boundary`: score after the unit less that before it. `alone`: the unit by itself less the base. `left_out`: the
-    whole recipe less the recipe without it; `both_left_out`, without both. `shapley`: its mean gain over all orders in
+    whole recipe less the recipe without it; `both_left_out`, without both; `overlap`, the loss of both beyond
+    the sum of the losses of each. `shapley`: its mean gain over all orders in
     which units may join. `interaction`: gain of two together beyond the sum of their own."""
     score: str
     """Name of the score."""
@@ -221,7 +224,10 @@ def _worths(
                 )
     for one, other in pairs(n):
         add("interaction", (one, other), interaction_weights(n, one, other))
-        add("both_left_out", (one, other), difference_weights(whole, whole - {one, other}))
+        neither = whole - {one, other}
+        add("both_left_out", (one, other), difference_weights(whole, neither))
+        overlap = {whole - {one}: 1.0, whole - {other}: 1.0, whole: -1.0, neither: -1.0}
+        add("overlap", (one, other), overlap)
     return found
 
 

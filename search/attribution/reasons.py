@@ -65,8 +65,8 @@ def _certainty(certainty: Certainty) -> list[str]:
         found.append(f"Nothing that was measured tells it from trial {certainty.rival}.")
     elif certainty.item_factor <= 1:
         found.append(
-            f"They differ beyond noise in {certainty.score} ({effect_text(certainty.effect)}): more items would not "
-            "decide between them, your weights do."
+            f"They differ beyond noise in {certainty.score} ({effect_text(certainty.effect)}): what you want "
+            "more decides between them, and not more measuring."
         )
     else:
         times = math.ceil(certainty.item_factor * 10) / 10

@@ -95,9 +95,8 @@ def sampled_shapley(
 ) -> Effect | None:
     """Return a unit's Shapley value from the first of the drawn permutations whose subsets are all measured.
 
-    The error joins that of the scores and that of sampling permutations, without replacement from all n!; the interval
-    is Student's, with as many degrees of freedom as permutations less one. One permutation alone gives a value without
-    an interval. Later permutations are not used once one is incomplete: which are complete depends on what was cheap.
+    None with fewer than two. The error joins that of the scores and that of sampling permutations, without replacement
+    from all n!; the interval is Student's, with as many degrees of freedom as permutations less one. Later permutations are not used once one is incomplete: which are complete depends on what was cheap.
     Source: Castro, Gomez, Tejada 2009, Computers & Operations Research 36, with the finite-population correction of
     Cochran 1977.
     """
@@ -115,11 +114,11 @@ def sampled_shapley(
         weights[subsets[at + 1]] = weights.get(subsets[at + 1], 0.0) + 1.0
         weights[subsets[at]] = weights.get(subsets[at], 0.0) - 1.0
     n_used = len(marginals)
-    if not n_used:
+    if n_used < 2:
         return None
     measured = weighted({subset: w / n_used for subset, w in weights.items()}, scored)
     assert measured is not None
-    if n_used == 1 or measured.stderr is None:
+    if measured.stderr is None:
         return Effect(value=measured.value)
     left = 1 - n_used / math.factorial(n)
     sampling = float(np.var(marginals, ddof=1)) / n_used * left

@@ -20,7 +20,8 @@ class Verdict(Record):
     """One claim about a unit or two."""
 
     kind: VerdictKind
-    """`gives` and `takes`: by Shapley value. `harmful`: the recipe would be better without it. `redundant`: either of
+    """`gives` and `takes`: by Shapley value, or where that is not known exactly,
+    joining the others. `harmful`: the recipe would be better without it. `redundant`: either of
     two would do. `synergy`: two gain more together than apart. `useless`: leaving it out changes nothing."""
     units: tuple[str, ...]
     """Of `harmful`, the unit itself and then the one before it that it does not go with, if that is shown."""
@@ -35,8 +36,11 @@ def verdicts(explanation: Explanation) -> list[Verdict]:
     found: list[Verdict] = []
     for score in explanation.scores:
         for unit in explanation.units:
-            found += _shares(explanation, score, unit)
-            found += _harm(explanation, score, unit)
+            found += (shares := _shares(explanation, score, unit))
+            harm = _harm(explanation, score, unit)
+            # That it would be better without is nothing new of a unit that worsens it on the whole.
+            is_new = not any(each.kind == "takes" for each in shares)
+            found += [each for each in harm if is_new or len(each.units) > 1]
         for one, other in pairs(len(explanation.units)):
             found += _together(explanation, score, explanation.units[one], explanation.units[other])
     for unit in explanation.units:
@@ -63,16 +67,19 @@ def _sign(explanation: Explanation, score: str) -> float:
 
 
 def _shares(explanation: Explanation, score: str, unit: str) -> list[Verdict]:
-    worth = explanation.worth("shapley", score, unit)
+    worth, how = explanation.worth("shapley", score, unit), ""
+    if worth is None or worth.is_partial:
+        worth, how = explanation.worth("left_out", score, unit), ", joining the others,"
     if worth is None or not worth.effect.is_shown:
         return []
     is_gain = worth.effect.value * _sign(explanation, score) > 0
+    verb = "improves" if is_gain else "worsens"
     return [
         Verdict(
             kind="gives" if is_gain else "takes",
             units=(unit,),
             score=score,
-            text=f"{unit} {'improves' if is_gain else 'worsens'} {score}: {effect_text(worth.effect)}.",
+            text=f"{unit}{how} {verb} {score}: {effect_text(worth.effect)}.",
         )
     ]
 
@@ -104,10 +111,10 @@ def _together(explanation: Explanation, score: str, one: str, other: str) -> lis
     sign, margin = _sign(explanation, score), explanation.margins[score]
     found = []
     both = explanation.worth("both_left_out", score, one, other)
+    overlap = explanation.worth("overlap", score, one, other)
     leaving = [explanation.worth("left_out", score, unit) for unit in (one, other)]
-    is_loss = both is not None and both.effect.is_shown and both.effect.value * sign > 0
-    if is_loss and all(each and each.effect.is_within(margin) for each in leaving):
-        assert both is not None
+    is_loss = overlap is not None and overlap.effect.is_shown and overlap.effect.value * sign > 0
+    if both and is_loss and all(each and each.effect.is_within(margin) for each in leaving):
         text = (
             f"Either of {one} and {other} would do for {score}: without one of them it changes by less than "
             f"{margin:.2g}, with both it is {effect_text(both.effect)} against with neither."

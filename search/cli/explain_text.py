@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +17,10 @@ from search.attribution.order import OrderEffects, order_sentence
 from search.attribution.verdicts import Verdict
 from search.cli.output import duration
 from search.report.numbers import interval_text, tokens_text
-from search.sampling.importance import Importances
 from spaces.recipe import Recipe
+
+if TYPE_CHECKING:
+    from search.sampling.importance import Importances
 
 ARROWS: dict[Direction, str] = {"maximise": "↑", "minimise": "↓"}
 _COLUMNS: dict[Kind, str] = {
@@ -48,7 +51,7 @@ def print_explanation(
             console,
             "noise",
             "intervals are from items alone: no recipe was trained with two seeds, so what differs from training to "
-            "training is not in them (--train --seeds 3)",
+            "training is not in them, and what is claimed holds for these very trainings (--train --seeds 3)",
         )
     console.print()
     console.print(_steps_table(explanation))
@@ -115,7 +118,7 @@ def _worth_table(explanation: Explanation) -> Table:
         ),
         caption_justify="left",
     )
-    table.add_column("score", overflow="fold")
+    table.add_column("score", no_wrap=True)
     table.add_column("stage", overflow="fold")
     for title in _COLUMNS.values():
         table.add_column(title, justify="right", overflow="fold")
@@ -134,10 +137,11 @@ def _worth_table(explanation: Explanation) -> Table:
 
 def change_text(effect: Effect) -> str:
     """Return a change with the half-width of its interval, and a mark if it is shown."""
-    mark = " !" if effect.is_shown else ""
+    mark = "!" if effect.is_shown else ""
     if effect.low is None or effect.high is None:
         return f"{effect.value:+.3g}{mark}"
-    text = interval_text(effect.value, (effect.high - effect.low) / 2 / 1.96)
+    # Without blanks: a narrow terminal would break the line there.
+    text = interval_text(effect.value, (effect.high - effect.low) / 2 / 1.96).replace(" ", "")
     return f"{'' if text.startswith('-') else '+'}{text}{mark}"
 
 
@@ -183,17 +187,20 @@ def print_doses(
         box=None,
         pad_edge=False,
         caption=Text(
-            "Change of a score by one stage, from all boundaries. Shape: best by AICc of none, line, parabola (in the "
+            "Change of a score by one stage, at its lowest and highest dose, from all boundaries. Shape: best by AICc of none, line, parabola (in the "
             "logarithm of the dose) and saturating. ! is beyond noise after correction over all rows."
         ),
         caption_justify="left",
     )
-    for title in ("influence", "score", "n", "dose", "shape", "change at lowest", "at highest"):
-        table.add_column(title, overflow="fold", justify="right" if title == "n" else "left")
+    for title in ("influence", "score", "n", "dose", "shape", "at lowest", "at highest"):
+        table.add_column(title, overflow="fold", no_wrap=title not in ("dose", "shape"))
     for response in responses:
         shape = response.reason if response.shape is None else response.shape
         ends = [response.curve[0], response.curve[-1]] if response.curve else []
-        cells = [interval_text(mean, (high - low) / 2 / 1.96) for _, mean, low, high in ends] or [
+        cells = [
+            interval_text(mean, (high - low) / 2 / 1.96).replace(" ", "")
+            for _, mean, low, high in ends
+        ] or [
             "",
             "",
         ]

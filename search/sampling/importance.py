@@ -14,6 +14,8 @@ from search.records import TrialRecord
 from spaces.params import Choice, Float, Parameter
 from spaces.space import Space
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 TOP_SHARE = 0.1
 """The share of trials that counts as good, of those in the region."""
 MIN_TOP = 5
