@@ -74,8 +74,8 @@ class Pricing:
     has_store: bool = True
     """Whether models are shared at all."""
 
-    def __post_init__(self) -> None:
-        self._had: set[tuple[str, int]] = set()
+    had: frozenset[tuple[str, int]] = frozenset()
+    """Keys and seeds of what earlier recipes train."""
 
     def price(self, label: str, recipe: Recipe, seed: int) -> Missing:
         """Return a recipe with its price, and count its models as had from now on."""
@@ -86,7 +86,7 @@ class Pricing:
                 first = n_stages + 1
                 break
         new = recipe.stages[first - 1 :]
-        self._had |= {(key, seed) for key in keys}
+        self.had |= {(key, seed) for key in keys}
         seconds = sum(self.speeds.stage_seconds(stage) for stage in new)
         # Boundaries that were scored have their scores in the store too.
         n_scored = sum(
@@ -102,7 +102,7 @@ class Pricing:
         )
 
     def _has(self, key: str, seed: int) -> bool:
-        if (key, seed) in self._had:
+        if (key, seed) in self.had:
             return True
         measured = self.known.recipes.get(key)
         digest = measured.digests.get(seed) if measured is not None else None
@@ -179,6 +179,7 @@ def choose(
 
     def take(recipes: Sequence[tuple[str, Recipe | None]]) -> bool:
         """Choose all of some recipes if the budget pays them."""
+        had = pricing.had
         new = [
             pricing.price(*each)
             for each in lacking(known, recipes, seeds)
@@ -186,6 +187,7 @@ def choose(
         ]
         both = [*chosen, *new]
         if not budget.pays(sum(each.tokens for each in both), len(both)):
+            pricing.had = had
             return False
         chosen[:] = both
         done.update((recipe_key(each.recipe), each.seed) for each in new)
