@@ -13,7 +13,7 @@ from evaluators.scores import Direction, Record
 from search.attribution.known import Known, recipe_key
 from search.attribution.noise import Effect
 from search.attribution.targets import Target
-from search.front import front_mask, knee_heights, scale_to_front
+from search.front import front_mask, knee_heights
 from search.records import TrialRecord
 
 Array = NDArray[np.float64]
@@ -152,6 +152,7 @@ def recommend(
     )
     values_NS = chooser.values()
     chosen = chooser.choose(values_NS)
+    is_knee = chooser.has_knee
     inside = [at for at in range(len(candidates)) if chooser.is_inside(values_NS)[at]]
     trial = candidates[chosen] if chosen is not None else None
     nearest = None if trial or not candidates else candidates[chooser.nearest(values_NS)]
@@ -164,7 +165,7 @@ def recommend(
     return Recommendation(
         rule=rule,
         trial=trial,
-        is_knee=chooser.has_knee,
+        is_knee=is_knee,
         nearest=nearest,
         checks=tuple(_check(shown, target) for target in targets) if shown else (),
         best_of={} if trial else _best_of(candidates, targets),
@@ -202,6 +203,14 @@ class _Chooser:
         self._weights, self._priorities = weights, priorities
         self.has_knee = False
         """Whether the last choice by the rule `knee` is one."""
+        # Fixed by the measured scores: drawn anew, a range as narrow as noise would make much of nothing.
+        self._ideal_K, self._span_K = np.zeros(len(objectives)), np.ones(len(objectives))
+        inside_N = self.is_inside(self.values())
+        if inside_N.any():
+            losses_NK = self._losses(self.values()[inside_N])
+            front_NK = losses_NK[front_mask(losses_NK)]
+            self._ideal_K, span_K = front_NK.min(axis=0), np.ptp(front_NK, axis=0)
+            self._span_K = np.where(span_K > 0, span_K, 1.0)
 
     def values(self) -> Array:
         """Return the measured values, candidates x names."""
@@ -240,10 +249,8 @@ class _Chooser:
             return None
         if self._priorities:
             return self._lexicographic(values_NS, inside_N)
-        losses_NK = np.column_stack(
-            [self._signs[n] * values_NS[inside_N, self.names.index(n)] for n in self._objectives]
-        )
-        scaled_NK = scale_to_front(losses_NK)
+        losses_NK = self._losses(values_NS[inside_N])
+        scaled_NK = (losses_NK - self._ideal_K) / self._span_K
         if self._weights:
             weights_K = np.array([self._weights.get(n, 0.0) for n in self._objectives])
             return int(inside_N[np.argmin(scaled_NK @ weights_K)])
@@ -254,6 +261,11 @@ class _Chooser:
             self.has_knee = True
             return int(inside_N[np.argmax(heights_N)])
         return int(inside_N[np.argmin(np.where(front_N, scaled_NK.mean(axis=1), np.inf))])
+
+    def _losses(self, values_NS: Array) -> Array:
+        return np.column_stack(
+            [self._signs[n] * values_NS[:, self.names.index(n)] for n in self._objectives]
+        )
 
     def _lexicographic(self, values_NS: Array, inside_N: NDArray[np.intp]) -> int:
         left, errors_NS = inside_N, self.errors()

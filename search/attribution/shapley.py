@@ -96,7 +96,8 @@ def sampled_shapley(
     """Return a unit's Shapley value from the first of the drawn permutations whose subsets are all measured.
 
     None with fewer than two. The error joins that of the scores and that of sampling permutations, without replacement
-    from all n!; the interval is Student's, with as many degrees of freedom as permutations less one. Later permutations are not used once one is incomplete: which are complete depends on what was cheap.
+    from all n!; the interval is Student's, with as many degrees of freedom as permutations less one. Permutations after
+    an incomplete one are not used: which of them are complete depends on what was cheap.
     Source: Castro, Gomez, Tejada 2009, Computers & Operations Research 36, with the finite-population correction of
     Cochran 1977.
     """

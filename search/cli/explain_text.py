@@ -187,8 +187,9 @@ def print_doses(
         box=None,
         pad_edge=False,
         caption=Text(
-            "Change of a score by one stage, at its lowest and highest dose, from all boundaries. Shape: best by AICc of none, line, parabola (in the "
-            "logarithm of the dose) and saturating. ! is beyond noise after correction over all rows."
+            "Change of a score by one stage, at its lowest and highest dose, from all boundaries. Shape: best by AICc "
+            "of none, line, parabola (in the logarithm of the dose) and saturating. ! is beyond noise after "
+            "correction over all rows."
         ),
         caption_justify="left",
     )

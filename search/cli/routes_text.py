@@ -33,9 +33,10 @@ def print_routes(console: Console, found: Routes, n_seeds: int) -> None:
     for route in found.routes:
         say(console, f"trial {route.trial}", route.recipe)
     console.print()
-    table = Table("", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", overflow="fold", min_width=16)
     for route in found.routes:
-        table.add_column(f"trial {route.trial}", justify="right", overflow="fold")
+        table.add_column(f"trial {route.trial}", justify="right", no_wrap=True)
     for name in dict.fromkeys(score.name for route in found.routes for score in route.scores):
         mark = " *" if name in found.margins else ""
         table.add_row(Text(f"{name}{mark}"), *(_cell(route.scores, name) for route in found.routes))
@@ -56,7 +57,8 @@ def print_routes(console: Console, found: Routes, n_seeds: int) -> None:
 
 def _cell(scores: tuple[Score, ...], name: str) -> Text:
     score = next((score for score in scores if score.name == name), None)
-    return Text(score_text(score))
+    # Without blanks: a narrow terminal would break the line there.
+    return Text(score_text(score).replace(" ", ""))
 
 
 def _distance(route: Route) -> str:

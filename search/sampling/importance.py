@@ -57,19 +57,22 @@ def importances(
         objectives: Score to direction.
         front: Numbers of the trials on the front.
     """
-    known = {parameter.name: _distribution(parameter) for parameter in space.parameters()}
-    known |= {parameter.name: _distribution(parameter) for parameter in space.order_parameters()}
+    known = {each.name: each for each in (*space.order_parameters(), *space.parameters())}
     rows = [trial for trial in trials if trial.recipe.stages and _values(trial, objectives)]
     n_front = sum(trial.number in front for trial in rows)
     if len(rows) < 4 or not known:
         return None
     study = optuna.create_study(directions=["minimize"] * (len(objectives) + 1))
     for trial in rows:
-        params = {name: value for name, value in trial.params.items() if name in known}
+        # A value that the space does not allow says nothing of the space.
+        matched = {
+            name: known[name].match(value) for name, value in trial.params.items() if name in known
+        }
+        params = {name: value for name, value in matched.items() if value is not None}
         study.add_trial(
             create_trial(
                 params=params,
-                distributions={name: known[name] for name in params},
+                distributions={name: _distribution(known[name]) for name in params},
                 values=[*_values(trial, objectives), float(trial.number not in front)],
             )
         )

@@ -8,14 +8,27 @@ import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from report_fixture import write_study
 
 from search.cli.main import main
+from search.folders import StudyFile
+from search.spec import BudgetSpec
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_study(tmp_path_factory.mktemp("explained") / "study", 40).path)
+    files = write_study(tmp_path_factory.mktemp("explained") / "study", 40)
+    files.write_file(
+        StudyFile(
+            root=str(files.path),
+            created_at="2026-11-24T00:00:00+00:00",
+            study_hash="0" * 16,
+            budget=BudgetSpec(trials=40),
+        )
+    )
+    return str(files.path)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -88,13 +101,13 @@ def test_doses_and_parameters_of_the_whole_study(
     assert {row["influence"] for row in told["doses"]} == {"tone", "taste"}
     shares = told["parameters"]["by_objective"]["tone"]
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert "thin data" in told["parameters"]["warning"]
+    assert told["parameters"]["warning"] is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["explain", "STUDY", "99"], "no trial 99; known: 0, 1"),
+        (["explain", "STUDY", "99"], "no trial 99; known: 20, 21"),
         (["explain", "STUDY", "0"], "untouched base"),
         (["explain", "STUDY", "8", "--budget", "5k"], "add --train"),
         (["explain", "STUDY", "8", "--train", "--budget", "soon"], "such as 20000"),
