@@ -43,11 +43,14 @@ class ExplanationFolder:
             shutil.rmtree(place)
         os.rename(self.draft(recipe, seed).path, place)
 
-    def write(self, trial: int, text: str) -> Path:
-        """Write an explanation whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def write(self, trial: int, text: str) -> Path | None:
+        """Write an explanation whole; None where that cannot be, which is no reason not to print it."""
         path = self.path / f"trial-{trial:04d}.json"
-        write_whole(path, text)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+        except OSError:
+            return None
         return path
 
 

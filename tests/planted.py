@@ -1,5 +1,7 @@
 """Synthetic worlds with known answers: a function from recipes to scores, and noise. For tests of explanations.
 
+`explained_claims`, `explained_orders` and `explained_doses` are what a person would be told of a world.
+
 Each recipe has its own draw of item noise, and of training noise per seed; a prefix shared by two trials has one draw.
 """
 
@@ -10,8 +12,13 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from evaluators.scores import Score
+from evaluators.scores import Direction, Score
+from search.attribution.dose import DoseResponse, dose_responses
+from search.attribution.explanation import explain
 from search.attribution.known import Known
+from search.attribution.lattice import Lattice
+from search.attribution.order import OrderEffects, designed, order_effects
+from search.attribution.verdicts import Verdict, verdicts
 from search.records import Boundary, TrialRecord
 from spaces.recipe import Full, Recipe, Stage
 
@@ -182,3 +189,44 @@ def dosed_recipes(seed: int, n: int = 40) -> list[Recipe]:
 
     orders = [("a",), ("b", "a"), ("a", "b")]
     return [recipe(*((name, dose()) for name in draw.choice(orders))) for _ in range(n)]
+
+
+ABC, AB = recipe("a", "b", "c"), recipe("a", "b")
+SCORES: dict[str, Direction] = {"form": "maximise", "drift": "minimise"}
+MARGINS = dict.fromkeys(SCORES, MARGIN)
+
+
+def explained_claims(
+    law: Law, seed: int, seeds: Sequence[int] = (0,), spread: float = 0.0
+) -> list[Verdict]:
+    """Return what is claimed of `a > b > c` when all its subsets are trained with these seeds."""
+    lattice = Lattice(ABC)
+    subsets = [lattice.subset(subset) for subset in lattice.subsets()]
+    world = World(law, seed, seed_spread=spread)
+    known = world.known([each for each in subsets if each is not None], seeds)
+    return verdicts(explain(known, 0, ABC, SCORES, MARGINS))
+
+
+def explained_orders(law: Law, seed: int) -> OrderEffects:
+    """Return what order and repeats do to `a > b`."""
+    recipes = [AB, *(other for _, other in designed(AB) if other is not None)]
+    return order_effects(World(law, seed).known(recipes), AB, SCORES)
+
+
+def shown_orders(effects: OrderEffects) -> set[tuple[str, str]]:
+    """Return which changes are claimed to matter, and for which score."""
+    return {
+        (comparison.what, name)
+        for comparison in effects.comparisons
+        for name, effect in comparison.effects.items()
+        if effect.is_shown
+    }
+
+
+def explained_doses(
+    response: Callable[[int], float], seed: int, n: int = 40
+) -> dict[tuple[str, str], DoseResponse]:
+    """Return the curves by influence and score from `n` trials."""
+    world = World(dose_law(response), seed, stderr=0.03)
+    found = dose_responses(world.known(dosed_recipes(seed, n)), SCORES)
+    return {(each.influence, each.score): each for each in found}

@@ -248,8 +248,12 @@ def _turning(
     if a2 <= 0 or root < 0 or b[1] >= 0:
         return p, None
     low, high = ((-a1 + way * math.sqrt(root)) / (2 * a2) for way in (-1, 1))
-    turn = math.exp(-b[0] / (2 * b[1]))
-    return p, Interval(value=turn, low=math.exp(low), high=math.exp(high))
+    return p, Interval(value=_exp(-b[0] / (2 * b[1])), low=_exp(low), high=_exp(high))
+
+
+def _exp(logarithm: float) -> float:
+    """Return the dose of a logarithm; one beyond all tokens of the world where a nearly straight parabola turns."""
+    return math.exp(min(max(logarithm, -60.0), 60.0))
 
 
 def _saturation(

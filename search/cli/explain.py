@@ -140,7 +140,8 @@ def _explain_trial(
     print_explanation(console, explanation, claims, recipe)
     if effects is not None:
         print_order(console, effects)
-    typer.echo(f"kept     {path}")
+    if path is not None:
+        typer.echo(f"kept     {path}")
 
 
 def _explain_study(opened: Any, chosen: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from search.attribution.noise import Effect
 from search.attribution.order import OrderEffects, order_sentence
 from search.attribution.verdicts import Verdict
 from search.cli.output import duration
-from search.report.numbers import interval_text, tokens_text
+from search.report.numbers import count_text, interval_text, tokens_text
 from spaces.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _known_text(explanation: Explanation) -> str:
         tokens = sum(each.tokens for each in explanation.missing)
         seconds = sum(each.seconds for each in explanation.missing)
         text += (
-            f"; missing: {len(explanation.missing)} trainings, {tokens_text(tokens)} tokens, "
+            f"; missing: {count_text(len(explanation.missing), 'training')}, {tokens_text(tokens)} tokens, "
             f"about {duration(seconds)} (--train)"
         )
     if any(worth.is_partial for worth in explanation.worths):

@@ -76,7 +76,7 @@ def test_explanation_counts_what_is_scored_and_prices_the_rest(
     assert [(each["label"], each["tokens"]) for each in told["missing"]] == [("tone", 1500)]
     assert told["missing"][0]["seconds"] > 0
     text = printed(capsys, "explain", study, "8")
-    assert "3 of 4 recipes of its stages are scored; missing: 1 trainings, 1.5k" in text
+    assert "3 of 4 recipes of its stages are scored; missing: 1 training, 1.5k" in text
     assert "no recipe was trained with two seeds" in " ".join(text.split())
 
 
