@@ -17,6 +17,9 @@ from search.folders import StudyFolder, TrialFolder, write_whole
 from search.records import TrialRecord
 from spaces.recipe import Recipe
 
+OUTSIDE = -1
+"""Number in the record of a recipe that is no trial."""
+
 
 class ExplanationFolder:
     """Paths of a study's explanations, and reading and writing them."""

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from search.attribution.known import OUTSIDE
 from search.attribution.missing import Missing
 from search.errors import StudyError
-from search.explanations import ExplanationFolder
+from search.explanations import OUTSIDE, ExplanationFolder
 from search.folders import StudyFile, StudyFolder
 from search.lab import Lab
 from search.records import Proposal, TrialRecord

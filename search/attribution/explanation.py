@@ -33,9 +33,9 @@ class Worth(Record):
 
     kind: Kind
     """`boundary`: score after the unit less that before it. `alone`: the unit by itself less the base. `left_out`: the
-    whole recipe less the recipe without it; `both_left_out`, without both; `overlap`, the loss of both beyond
-    the sum of the losses of each. `shapley`: its mean gain over all orders in
-    which units may join. `interaction`: gain of two together beyond the sum of their own."""
+    whole recipe less the recipe without it; `both_left_out`, without both; `overlap`, the loss of both beyond the sum
+    of the losses of each. `shapley`: its mean gain over all orders in which units may join. `interaction`: gain of two
+    together beyond the sum of their own."""
     score: str
     """Name of the score."""
     units: tuple[str, ...]

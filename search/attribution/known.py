@@ -19,9 +19,6 @@ from search.attribution.noise import Effect, Estimate, effect
 from search.records import TrialRecord
 from spaces.recipe import Recipe
 
-OUTSIDE = -1
-"""Trial number of a recipe that was trained outside the search."""
-
 Scores = Mapping[str, Score]
 
 
@@ -38,16 +35,8 @@ class Measured:
     """As trained; of recipes that train alike, the first that was met."""
     by_seed: dict[int, Scores] = field(default_factory=dict)
     """Seed of the study or of a replicate to the suite's scores."""
-    holdout: Scores = field(default_factory=dict)
-    """Scores of the holdout; empty where it was not run."""
     digests: dict[int, str] = field(default_factory=dict)
     """Seed to the name of the model in the stage store."""
-    trial: int = OUTSIDE
-    """A trial in which it was scored."""
-    is_final: bool = False
-    """Whether that was the trial's last boundary."""
-    seconds: float | None = None
-    """What the whole of that trial took; None where it is another boundary."""
 
 
 class Known:
@@ -81,13 +70,6 @@ class Known:
                 )
                 measured.by_seed[record.seed] = {score.name: score for score in boundary.scores}
                 measured.digests[record.seed] = boundary.digest
-                if boundary.holdout:
-                    measured.holdout = {score.name: score for score in boundary.holdout}
-                is_final = record.state == "COMPLETE" and n_stages == len(record.recipe.stages)
-                is_better_known = is_final and not measured.is_final
-                if measured.trial == OUTSIDE or (is_better_known and record.number != OUTSIDE):
-                    measured.trial, measured.is_final = record.number, is_final
-                    measured.seconds = record.seconds.total if is_final else None
         return cls(found, n_left_out)
 
     @cached_property

@@ -7,23 +7,25 @@ from itertools import combinations, permutations
 
 from pydantic import ValidationError
 
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import Merge, Parallel, Recipe, Stage
 
 MAX_UNITS = 10
 """A thousand subsets; more is beyond what anyone trains."""
 
 Subset = frozenset[int]
+Unit = tuple[Stage | Parallel | Merge, ...]
 
 
 class Lattice:
     """A recipe's stages as units that can be left out or moved.
 
-    A stage whose handoff is `continue` and the one that trains its adapter on are one unit: neither runs alone.
+    A stage whose handoff is `continue` and the one that trains its adapter on are one unit: neither runs alone. So are
+    the branches of a parallel stage.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.units: list[tuple[Stage, ...]] = []
+        self.units: list[Unit] = []
         is_open = False
         for stage in recipe.stages:
             if is_open:
@@ -84,6 +86,6 @@ class Lattice:
         return [(*range(self.n), at) for at in range(self.n)]
 
 
-def _labels(units: Sequence[tuple[Stage, ...]]) -> list[str]:
+def _labels(units: Sequence[Unit]) -> list[str]:
     names = ["+".join(stage.influence for stage in unit) for unit in units]
     return [f"{name}@{at}" if names.count(name) > 1 else name for at, name in enumerate(names, 1)]

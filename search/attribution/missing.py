@@ -135,16 +135,6 @@ class Wanted(Record):
     chosen: tuple[Missing, ...]
     """What to train, priced in this order."""
 
-    @property
-    def tokens(self) -> int:
-        """Of all that is missing."""
-        return sum(each.tokens for each in self.missing)
-
-    @property
-    def seconds(self) -> float:
-        """Of all that is missing."""
-        return sum(each.seconds for each in self.missing)
-
 
 def choose(
     known: Known,

@@ -11,7 +11,7 @@ from evaluators.scores import Record, Score
 from search.attribution.known import Known, recipe_key
 from search.attribution.noise import Effect
 from search.records import TrialRecord
-from spaces.recipe import Recipe, Stage
+from spaces.recipe import Merge, Parallel, Recipe, Stage
 
 _FAR_DOSE = 10.0
 """Doses that differ by this factor are as far apart as can be."""
@@ -190,15 +190,18 @@ def _firsts(recipe: Recipe) -> dict[str, int]:
 
 
 def _dose(recipe: Recipe, influence: str) -> int:
-    return sum(s.dose_tokens for s in recipe.stages if s.influence == influence)
+    # A merge trains nothing.
+    return max(1, sum(s.dose_tokens for s in recipe.stages if s.influence == influence))
 
 
-def _place_distance(one: Stage, other: Stage) -> float:
-    parts: list[bool] = [
-        getattr(one.adapter, field) != getattr(other.adapter, field)
-        for field in ("kind", "targets", "layers")
+def _place_distance(one: Stage | Parallel | Merge, other: Stage | Parallel | Merge) -> float:
+    fields = ("kind", "targets", "layers")
+    differ = [
+        [getattr(part.adapter, field) for part in one.trainings]
+        != [getattr(part.adapter, field) for part in other.trainings]
+        for field in fields
     ]
-    return sum(parts) / len(parts)
+    return sum(differ) / len(fields)
 
 
 def _mean(values: Sequence[float]) -> float:

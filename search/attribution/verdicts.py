@@ -20,9 +20,9 @@ class Verdict(Record):
     """One claim about a unit or two."""
 
     kind: VerdictKind
-    """`gives` and `takes`: by Shapley value, or where that is not known exactly,
-    joining the others. `harmful`: the recipe would be better without it. `redundant`: either of
-    two would do. `synergy`: two gain more together than apart. `useless`: leaving it out changes nothing."""
+    """`gives` and `takes`: by Shapley value, or where that is not known exactly, joining the others. `harmful`: the
+    recipe is better without. `redundant`: either of two would do. `synergy`: two gain more together than apart.
+    `useless`: leaving it out changes nothing."""
     units: tuple[str, ...]
     """Of `harmful`, the unit itself and then the one before it that it does not go with, if that is shown."""
     score: str | None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from planted import World, nothing, recipe, stage
 
+from search.attribution.dose import dose_responses
 from search.attribution.explanation import explain, permutations_of
 from search.attribution.known import Known, recipe_key
 from search.attribution.lattice import Lattice, Subset
 from search.attribution.missing import Budget, Pricing
 from search.attribution.noise import Estimate
+from search.attribution.routes import recipe_distance
 from search.attribution.shapley import (
     chain,
     drawn_permutations,
@@ -21,7 +23,8 @@ from search.attribution.shapley import (
 from search.attribution.wishes import wanted_for
 from search.errors import SpecError, StudyError
 from search.plan import measured_speeds
-from spaces.recipe import Lora, Recipe
+from spaces.parallel import Branch
+from spaces.recipe import Lora, Parallel, Recipe
 
 ABC = recipe("a", "b", "c")
 FORM = {"form": "maximise"}
@@ -95,6 +98,20 @@ def test_a_stage_that_goes_on_with_an_adapter_is_one_unit_with_it() -> None:
     subset = lattice.subset(frozenset({0, 2}))
     assert subset is not None
     assert subset.order_label() == "a > a > b"
+
+
+def test_branches_that_run_side_by_side_are_left_out_together() -> None:
+    branches = {name: Branch(stages=(stage(name),), weight=0.5) for name in ("b", "c")}
+    both = Parallel(influence="both", branches=branches)
+    made = Recipe(stages=(stage("a"), both))
+    assert Lattice(made).labels == ["a", "both"]
+    known = World(nothing, 0).known([made])
+    wanted = wanted_for(known, made, [0], False, Budget(), lambda: pricing(known))
+    assert [(each.label, each.tokens) for each in wanted.missing] == [("both", 2000)]
+    # One of the two influences is common.
+    assert recipe_distance(made, recipe("a")).influences == pytest.approx(0.5)
+    assert recipe_distance(made, made).total == 0
+    assert {each.influence for each in dose_responses(known, FORM)} == {"a"}
 
 
 def test_three_units_are_compared_in_all_orders_and_more_by_moves() -> None:
