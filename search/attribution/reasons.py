@@ -20,9 +20,11 @@ def reasons(recommendation: Recommendation) -> list[str]:
     found = [_why(recommendation)]
     found += [_check_text(check) for check in recommendation.checks]
     for given in recommendation.given_up:
+        low, high = given.effect.low, given.effect.high
+        is_noise = low is not None and high is not None and low <= 0 <= high
         found.append(
             f"Given up: {given.score} is {effect_text(given.effect)} against trial {given.best}, the best of those "
-            "that keep all bounds."
+            f"that keep all bounds{'; that is within noise' if is_noise else ''}."
         )
     if not recommendation.given_up:
         found.append(
@@ -34,7 +36,8 @@ def reasons(recommendation: Recommendation) -> list[str]:
 
 
 def _why(recommendation: Recommendation) -> str:
-    of = f"of {recommendation.n_within} of {recommendation.n_candidates} completed trials that keep all bounds"
+    n_within, n_all = recommendation.n_within, recommendation.n_candidates
+    of = f"among the {n_within} of {n_all} completed trials that keep all bounds"
     if recommendation.rule == "weights":
         weights = " + ".join(f"{value:g} {name}" for name, value in recommendation.weights.items())
         how = _RULES["weights"].format(weights=weights)

@@ -75,7 +75,7 @@ def test_without_wishes_it_is_the_knee() -> None:
     assert number(answer) == 1
     assert answer.is_knee
     assert "Why: the knee" in told(answer)
-    assert "of 4 of 4 completed trials" in told(answer)
+    assert "among the 4 of 4 completed trials" in told(answer)
 
 
 def test_weights_decide_on_the_scale_of_the_front() -> None:
@@ -103,6 +103,8 @@ def test_what_is_given_up_is_named_with_who_has_it() -> None:
     text = told(asked())
     assert "Given up: form is -0.10 (-0.13..-0.07) against trial 2" in text
     assert "Given up: drift is +0.10 (+0.07..+0.13) against trial 0" in text
+    assert "within noise" not in text
+    assert "that keep all bounds; that is within noise." in told(asked(stderr=0.1))
     assert "Given up: nothing" in told(asked(values=[(0.9, 0.0), (0.5, 0.3)]))
 
 
