@@ -112,7 +112,7 @@ class Parallel(_Combining):
     def label(self) -> str:
         """The stage in one line, such as `apart(0.5 [tone(...)] + 0.5 [taste(...)], ties)`."""
         parts = (
-            f"{branch.weight:.3g} [{' > '.join(stage.label for stage in branch.stages)}]"
+            f"{branch.weight:.3g} [{' > '.join(stage.label for stage in branch.stages) or 'as received'}]"
             for branch in self._active
         )
         return f"{self.influence}({' + '.join(parts)}, {self.combination.text})"
