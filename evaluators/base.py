@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from evaluators.facts import Facts
 from evaluators.scores import Item, Measurement, Score, ScoreInfo
-from evaluators.spec import Spec
+from evaluators.spec_base import Spec
 from evaluators.stats import Estimate
 
 if TYPE_CHECKING:
@@ -22,6 +23,19 @@ Row = Mapping[str, Any]
 
 PROMPT_CHARACTERS = 200
 """How much of a text an Item shows as its prompt."""
+
+
+class Reply(str):
+    """What a model wrote: text that also knows whether it was cut at the limit."""
+
+    is_cut: bool | None
+    """True: the model had not ended when the limit was reached. None: nobody knows."""
+
+    def __new__(cls, text: str, is_cut: bool | None = None) -> Reply:
+        """Return the text, marked."""
+        reply = super().__new__(cls, text)
+        reply.is_cut = is_cut
+        return reply
 
 
 class Prompt(NamedTuple):
@@ -42,6 +56,8 @@ class Evaluator(ABC):
     """Raise it when the same model and data would give other numbers."""
     needs_reference: ClassVar[bool] = False
     """True: `reference` measures something of the base."""
+    needs_facts: ClassVar[bool] = False
+    """True: `account` has the scores, and no model is needed for them."""
 
     def __init__(self, name: str, infos: Sequence[ScoreInfo]) -> None:
         self.name = name
@@ -82,8 +98,12 @@ class Evaluator(ABC):
         Args:
             model: The model.
             reference: What `reference` returned for the base, or None if there is none.
-            outputs: What the model wrote for `prompts`, in their order.
+            outputs: What the model wrote for `prompts`, in their order; of a real model each is a `Reply`.
         """
+
+    def account(self, facts: Facts | None) -> Measurement:
+        """Return scores that follow from how a model was made; None where its caller does not know."""
+        raise NotImplementedError(f"evaluator {self.name} measures models")
 
     def measure_base(
         self, base: LoadedModel, reference: Any, outputs: Sequence[str]

@@ -20,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
-from transformers import DynamicCache
 
-from evaluators.base import Conversation
+from evaluators.base import Conversation, Reply
+from evaluators.greedy import Written, greedy_ids
 from evaluators.tokens import (
     Logp,
     TextChange,
     TextNats,
     TokenSequence,
+    choice_sequences,
     completion_sequences,
     prompt_ids,
     text_windows,
@@ -121,7 +122,7 @@ class LoadedModel:
                 module.training = was_training
             self._depth -= 1
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
+    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         """Return the greedy continuation of each conversation, without special tokens.
 
         Raises:
@@ -131,13 +132,17 @@ class LoadedModel:
         prompts = [prompt_ids(self.tokenizer, each) for each in conversations]
         for index, ids in enumerate(prompts):
             self._check_length(len(ids) + max_new_tokens, f"prompt {index} with its continuation")
-        written: list[list[int]] = [[] for _ in prompts]
+        written = [Written([], False)] * len(prompts)
         with self.ready(), torch.inference_mode():
             for indices in self._batches([len(ids) + max_new_tokens for ids in prompts]):
-                outputs = self._greedy([prompts[index] for index in indices], max_new_tokens)
-                for index, ids in zip(indices, outputs, strict=True):
-                    written[index] = ids
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+                chosen = [prompts[index] for index in indices]
+                outputs = greedy_ids(self.model, self._end_ids(), chosen, max_new_tokens)
+                for index, each in zip(indices, outputs, strict=True):
+                    written[index] = each
+        return [
+            Reply(self.tokenizer.decode(each.ids, skip_special_tokens=True), each.is_cut)
+            for each in written
+        ]
 
     def completion_logps(
         self, rows: Sequence[tuple[Conversation, tuple[Conversation, ...]]]
@@ -155,14 +160,35 @@ class LoadedModel:
             for index, row in enumerate(rows)
             for sequence in completion_sequences(self.tokenizer, index, *row)
         ]
+        found = iter(self._sequence_logps(sequences))
+        return [tuple(next(found) for _ in completions) for _, completions in rows]
+
+    def choice_logps(
+        self, rows: Sequence[tuple[Conversation, tuple[str, ...]]]
+    ) -> list[tuple[Logp, ...]]:
+        """Return the log-probability of each choice as the continuation of each row's prompt.
+
+        Tokens are those of lm-evaluation-harness; `tokens.choice_sequences` says which.
+
+        Raises:
+            ValueError: A choice has no tokens or does not fit the model.
+        """
+        sequences = [
+            sequence
+            for index, row in enumerate(rows)
+            for sequence in choice_sequences(self.tokenizer, index, *row)
+        ]
+        found = iter(self._sequence_logps(sequences))
+        return [tuple(next(found) for _ in choices) for _, choices in rows]
+
+    def _sequence_logps(self, sequences: Sequence[TokenSequence]) -> list[Logp]:
         for sequence in sequences:
             self._check_length(len(sequence.ids), f"row {sequence.owner}")
         sums = self._summed(sequences, self._logps)[:, 0]
-        found = iter(
+        return [
             Logp(float(total), len(sequence.ids) - sequence.first)
             for total, sequence in zip(sums, sequences, strict=True)
-        )
-        return [tuple(next(found) for _ in completions) for _, completions in rows]
+        ]
 
     def text_nats(self, texts: Sequence[str], max_tokens: int) -> list[TextNats]:
         """Return the negative log-likelihood of each text, all its tokens counted once, in windows of `max_tokens`.
@@ -312,52 +338,6 @@ class LoadedModel:
             nats_N2 = torch.cat([-logp_NV.gather(1, targets_N1), -base_NV.gather(1, targets_N1)], 1)
             parts.append(torch.cat([nats_N2, kl_N1], dim=1))
         return torch.cat(parts)
-
-    def _greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Return the tokens written after each prompt, up to the end-of-sequence token.
-
-        A loop of our own: rows that have ended leave the batch, no generation setting of the checkpoint can slip in,
-        and the head sees two axes (given three, torch may copy a frozen head's weight for every row).
-        """
-        ends = self._end_ids()
-        width = max(len(ids) for ids in prompts)
-        input_BT = torch.tensor(
-            [[0] * (width - len(ids)) + ids for ids in prompts], device=self.device
-        )
-        # The mask comes from lengths, not from a pad token, which may be the end-of-sequence token as well.
-        mask_BT = torch.tensor(
-            [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=self.device
-        )
-        positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
-        head, cache = self.model.get_output_embeddings(), DynamicCache(config=self.model.config)
-        written: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))
-        for _ in range(max_new_tokens):
-            hidden_BTH = self.model.base_model(
-                input_ids=input_BT,
-                attention_mask=mask_BT,
-                position_ids=positions_BT,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            top_B, tokens_B = head(hidden_BTH[:, -1].contiguous()).max(dim=-1)
-            if not top_B.isfinite().all():
-                raise FloatingPointError("the model's logits are not finite")
-            tokens = tokens_B.tolist()
-            kept = [at for at, token in enumerate(tokens) if token not in ends]
-            if not kept:
-                break
-            for at in kept:
-                written[rows[at]].append(tokens[at])
-            if len(kept) < len(rows):
-                kept_B = torch.tensor(kept, device=self.device)
-                cache.batch_select_indices(kept_B)
-                tokens_B, mask_BT = tokens_B[kept_B], mask_BT[kept_B]
-                rows = [rows[at] for at in kept]
-            input_BT = tokens_B[:, None]
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
-            positions_BT = mask_BT.sum(dim=1, keepdim=True) - 1
-        return written
 
     def _end_ids(self) -> set[int]:
         ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)

@@ -77,6 +77,31 @@ def ratio_estimate(numerators_N: Values, denominators_N: Values) -> Estimate:
     return Estimate(ratio, math.sqrt(variance) / float(x_N.mean()))
 
 
+def jackknife_ratio(
+    total_numerator: float, total_denominator: float, numerators_N: Values, denominators_N: Values
+) -> Estimate:
+    """Return U / T over N rows and its standard error by the jackknife.
+
+    Without row i the ratio is (U - u_i) / (T - t_i): the numerators need not sum to U, as distinct words that several
+    rows share do not. stderr = sqrt((N - 1) / N * sum((R_i - mean(R))^2)). None where it is not defined: fewer than two
+    rows, or one row that holds all of T.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, eq. 11.5.
+
+    Raises:
+        ValueError: There are no rows, or T is not above 0.
+    """
+    u_N, t_N = _checked(numerators_N), _checked(denominators_N)
+    if not total_denominator > 0:
+        raise ValueError(f"the denominator is {total_denominator:g}; a ratio needs more than 0")
+    ratio = total_numerator / total_denominator
+    left_N = total_denominator - t_N
+    if len(t_N) < 2 or left_N.min() <= 0:
+        return Estimate(ratio, None)
+    ratios_N = (total_numerator - u_N) / left_N
+    spread = float(((ratios_N - ratios_N.mean()) ** 2).sum())
+    return Estimate(ratio, math.sqrt((len(t_N) - 1) / len(t_N) * spread))
+
+
 def _checked(values_N: Values) -> npt.NDArray[np.float64]:
     array = np.asarray(values_N, dtype=np.float64).reshape(-1)
     if not len(array):

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.base import Conversation, Evaluator, Prompt, Row
+from evaluators.facts import Facts
+from evaluators.reply_specs import RewardModelSpec
 from evaluators.scores import Measurement, Score, ScoreInfo
 from evaluators.spec import EvaluatorSpec, HarnessSpec
 
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
 
 EVALUATORS = {
     "pattern": "evaluators.behaviours.pattern:Pattern",
+    "diversity": "evaluators.behaviours.diversity:Diversity",
+    "consistency": "evaluators.behaviours.consistency:Consistency",
+    "refusal": "evaluators.behaviours.refusal:Refusal",
+    "style": "evaluators.behaviours.style:Style",
+    "reward_model": "evaluators.behaviours.reward_model:RewardModel",
     "preference": "evaluators.behaviours.preference:Preference",
+    "multiple_choice": "evaluators.behaviours.multiple_choice:MultipleChoice",
     "likelihood": "evaluators.behaviours.likelihood:Likelihood",
     "retention": "evaluators.behaviours.retention:Retention",
+    "cost": "evaluators.behaviours.cost:Cost",
     "harness": "evaluators.harness:Harness",
 }
 GENERATION_VERSION = 1
@@ -126,6 +135,8 @@ class Suite:
     ) -> dict[str, Measurement]:
         """Return each evaluator's scores and items. An evaluator that raises gets missing scores with the reason.
 
+        Those that look at how the model was made are left to `account`.
+
         Args:
             model: The model.
             reference: What `reference` returned for the base; without it, scores relative to the base are missing.
@@ -144,13 +155,26 @@ class Suite:
         ):  # once for all evaluators: entering costs a copy of the weights in bfloat16
             return self._measure(model, reference, is_base)
 
+    def account(self, facts: Facts | None) -> dict[str, Measurement]:
+        """Return scores and items of the evaluators that look at how a model was made, and not at the model.
+
+        Args:
+            facts: Of the stages from the base on; None where they are not known.
+        """
+        return {
+            evaluator.name: evaluator.account(facts)
+            for evaluator in self.evaluators
+            if evaluator.needs_facts
+        }
+
     def _measure(
         self, model: LoadedModel, reference: Reference | None, is_base: bool
     ) -> dict[str, Measurement]:
-        prompts = {evaluator.name: evaluator.prompts() for evaluator in self.evaluators}
+        evaluators = [each for each in self.evaluators if not each.needs_facts]
+        prompts = {evaluator.name: evaluator.prompts() for evaluator in evaluators}
         outputs, fault = self._generate(model, [each for part in prompts.values() for each in part])
         found = {}
-        for evaluator in self.evaluators:
+        for evaluator in evaluators:
             own = prompts[evaluator.name]
             reason = fault if own else None
             part = None
@@ -194,17 +218,16 @@ def _build(
 ) -> Evaluator:
     module, class_name = EVALUATORS[spec.evaluator].split(":")
     factory = getattr(importlib.import_module(module), class_name)
-    if isinstance(spec, HarnessSpec):
-        evaluator: Evaluator = factory(name, spec, root)
-        return evaluator
-    own: Sequence[Row] = ()
+    own: list[Any] = []
     for source, _ in spec.sources():
         if source not in rows:
             raise ValueError(
                 f"evaluator {name}: no rows for source {source!r}; known: {', '.join(sorted(rows)) or 'none'}"
             )
-        own = rows[source]
-    evaluator = factory(name, spec, own)
+        own.append(rows[source])
+    if isinstance(spec, HarnessSpec | RewardModelSpec):
+        own.append(root)
+    evaluator: Evaluator = factory(name, spec, *own)
     return evaluator
 
 

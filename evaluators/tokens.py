@@ -91,6 +91,37 @@ def completion_sequences(
     return [TokenSequence(ids, first, row) for ids in full]
 
 
+def choice_sequences(
+    tokenizer: Any, row: int, prompt: Conversation, choices: tuple[str, ...]
+) -> list[TokenSequence]:
+    """Return prompt and choice as one sequence per choice, split as lm-evaluation-harness splits them.
+
+    After raw text a space stands before each choice; messages go through the chat template, open for an answer, and the
+    choice follows at once. White space at the end of the prompt belongs to the choice; the choice's tokens are those
+    beyond the number of tokens that the prompt has alone; the end of the choice is not part of it.
+
+    Raises:
+        ValueError: A choice has no tokens, or the prompt has none.
+    """
+    if isinstance(prompt, str):
+        context, delimiter, options = prompt, " ", {}
+    else:
+        context = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        delimiter, options = "", {"add_special_tokens": False}
+    bare = context.rstrip()
+    delimiter = context[len(bare) :] + delimiter
+    n_context = len(tokenizer(bare, **options)["input_ids"])
+    if not n_context:
+        raise ValueError(f"row {row} has a prompt without tokens; give it text")
+    sequences = []
+    for choice in choices:
+        ids = list(tokenizer(bare + delimiter + choice, **options)["input_ids"])
+        if len(ids) <= n_context:
+            raise ValueError(f"row {row} has a choice without tokens of its own; lengthen it")
+        sequences.append(TokenSequence(ids, n_context, row))
+    return sequences
+
+
 def text_windows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[TokenSequence]:
     """Return texts in windows that predict at most `max_tokens` tokens each and every token once.
 

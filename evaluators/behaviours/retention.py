@@ -53,7 +53,7 @@ class Retention(Evaluator):
     version: ClassVar[int] = 1
     needs_reference: ClassVar[bool] = True
 
-    def __init__(self, name: str, spec: RetentionSpec, rows: Sequence[Row]) -> None:
+    def __init__(self, name: str, spec: RetentionSpec, rows: Sequence[Row] = ()) -> None:
         super().__init__(name, spec.infos(name))
         self.spec = spec
         given = [{"text": passage} for passage in prose_passages()] if spec.source is None else rows
