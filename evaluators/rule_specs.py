@@ -165,7 +165,7 @@ class LanguageRule(Spec):
     language: str
     """ISO 639 code, such as `en`."""
     among: tuple[str, ...] = ()
-    """Codes to choose from; few make short texts sure. Default: the 98 that the library knows."""
+    """Codes to choose from; few make short texts sure. Default: all that the library knows."""
 
     @model_validator(mode="after")
     def _check(self) -> LanguageRule:
@@ -175,7 +175,7 @@ class LanguageRule(Spec):
         unknown = [code for code in (self.language, *self.among) if code not in known]
         if unknown:
             raise ValueError(
-                f"language {unknown[0]!r} is not known; known: {', '.join(sorted(known))}"
+                f"language {unknown[0]!r} is not known; write an ISO 639 code, such as en, de or zh"
             )
         if self.among and (self.language not in self.among or len(set(self.among)) < 2):
             raise ValueError(

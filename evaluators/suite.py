@@ -70,7 +70,9 @@ class Suite:
     def __init__(
         self, specs: Mapping[str, EvaluatorSpec], rows: Mapping[str, Sequence[Row]], root: Path
     ) -> None:
-        self.evaluators = tuple(_build(name, spec, rows, root) for name, spec in specs.items())
+        self.evaluators = tuple(
+            build_evaluator(name, spec, rows, root) for name, spec in specs.items()
+        )
         self.infos = tuple(info for evaluator in self.evaluators for info in evaluator.infos)
         parts = [(evaluator.name, evaluator.fingerprint()) for evaluator in self.evaluators]
         text = json.dumps([GENERATION_VERSION, parts])
@@ -213,9 +215,10 @@ class Suite:
         return outputs, None
 
 
-def _build(
+def build_evaluator(
     name: str, spec: EvaluatorSpec, rows: Mapping[str, Sequence[Row]], root: Path
 ) -> Evaluator:
+    """Return an evaluator with its data; see Suite for arguments and errors."""
     module, class_name = EVALUATORS[spec.evaluator].split(":")
     factory = getattr(importlib.import_module(module), class_name)
     own: list[Any] = []

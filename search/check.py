@@ -12,6 +12,7 @@ from pathlib import Path
 
 from search.check_adapters import Finding
 from search.check_combining import combining_findings
+from search.check_evaluators import evaluator_findings, source_key
 from search.check_files import (
     base_findings,
     leak_findings,
@@ -104,7 +105,7 @@ def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, 
     problems += data_problems
     problems += [
         located.problem(finding.place, finding.text, finding.is_warning)
-        for finding in leak_findings(spec, sources)
+        for finding in (*leak_findings(spec, sources), *evaluator_findings(spec, sources, root))
     ]
     by_line = sorted(problems, key=lambda problem: (problem.is_warning, problem.line or 0))
     return by_line, sources
@@ -138,8 +139,9 @@ def _suite_findings(spec: StudySpec) -> Iterator[Finding]:
                 )
             for source, formats in evaluator.sources():
                 used.add(source)
+                key = source_key(evaluator, source)
                 yield from _source_findings(
-                    spec, (*place, "source"), source, formats, evaluator.evaluator
+                    spec, (*place, key), source, formats, evaluator.evaluator
                 )
     for name in spec.sources:
         if name not in used:

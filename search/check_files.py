@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from evaluators.spec import HarnessSpec
 from search.base_files import BaseFilesError, resolve_base
 from search.check_adapters import Finding
+from search.check_evaluators import source_key
 from search.errors import DataError
 from search.messages import Problem, suggest, value_text
 from search.rows import Row
@@ -131,7 +132,7 @@ def leak_findings(spec: StudySpec, sources: dict[str, Source]) -> Iterator[Findi
     for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
         for name, evaluator in evaluators.items():
             for source, _ in evaluator.sources():
-                place = (group, name, "source")
+                place = (group, name, source_key(evaluator, source))
                 if source in trained:
                     text = f"{source!r} is trained on by {trained[source]}; measure on other rows"
                     yield Finding(place, text, is_warning=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evaluators.facts import Facts
 from evaluators.models import LoadedModel
 from evaluators.scores import Item, Score
 from evaluators.suite import Reference, Suite
+from search.costs import with_costs
 from search.errors import DataError
 from search.naming import Naming
 from search.prefixes import Prefixes
@@ -98,21 +100,37 @@ class Lab:
             self.base, recipe, self.sources, spec, spec.sampler.seed, threads, self.store, trainer
         )
 
-    def measure(self, exam: Exam, prefixes: Prefixes, n_stages: int, digest: str) -> SuiteResult:
+    def measure(
+        self,
+        exam: Exam,
+        prefixes: Prefixes,
+        n_stages: int,
+        digest: str,
+        facts: Facts | None = None,
+    ) -> SuiteResult:
         """Return what an exam says of the model after `n_stages` stages, from the store where it is kept.
+
+        Args:
+            exam: The exam.
+            prefixes: The recipe's models.
+            n_stages: Stages done.
+            digest: Of that prefix.
+            facts: What the stages took; without it, scores of cost are missing.
 
         Raises:
             StageError: The model is needed and cannot be had.
         """
-        stored = read_result(self.store, digest, exam.version)
-        if stored is not None:
-            return stored
-        result = self.measure_model(exam, prefixes.model(n_stages), is_base=n_stages == 0)
-        write_result(self.store, digest, exam.version, result)
-        return result
+        result = read_result(self.store, digest, exam.version)
+        if result is None:
+            result = self._measured(exam, prefixes.model(n_stages), is_base=n_stages == 0)
+            write_result(self.store, digest, exam.version, result)
+        return with_costs(result, exam.suite, facts)
 
-    def measure_model(self, exam: Exam, ref: ModelRef, is_base: bool = False) -> SuiteResult:
-        """Return what an exam says of a model in memory."""
+    def measure_model(self, exam: Exam, ref: ModelRef, facts: Facts | None = None) -> SuiteResult:
+        """Return what an exam says of a trained model in memory; see `measure`."""
+        return with_costs(self._measured(exam, ref, is_base=False), exam.suite, facts)
+
+    def _measured(self, exam: Exam, ref: ModelRef, is_base: bool) -> SuiteResult:
         loaded = loaded_model(ref, self.spec.training.precision)
         measured = exam.suite.measure(loaded, exam.reference, is_base=is_base).values()
         scores: list[Score] = [score for found in measured for score in found.scores]

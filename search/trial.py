@@ -13,6 +13,8 @@ import hashlib
 import time
 import traceback
 
+from evaluators.facts import StageFacts
+from search.costs import stage_facts
 from search.folders import TrialFolder, utc_now
 from search.lab import Lab
 from search.prefixes import Pieces, Suspended
@@ -110,7 +112,9 @@ class TrialRun:
 
     def _score_rung(self, suspended: Suspended) -> None:
         started = time.monotonic()
-        result = self._lab.measure_model(self._lab.exam, suspended.ref)
+        open_stage = StageFacts(tokens=suspended.trained_tokens, seconds=suspended.train_seconds)
+        facts = (*stage_facts(self.record.stages), open_stage)
+        result = self._lab.measure_model(self._lab.exam, suspended.ref, facts)
         rung = Rung(
             n_stages=len(self.record.stages),
             share=suspended.share,
@@ -123,12 +127,12 @@ class TrialRun:
 
     def _evaluate(self, n_stages: int, is_last: bool) -> None:
         started, loaded_before = time.monotonic(), self._prefixes.load_seconds
-        digest = self._digests[n_stages]
-        result = self._lab.measure(self._lab.exam, self._prefixes, n_stages, digest)
+        digest, facts = self._digests[n_stages], stage_facts(self.record.stages)
+        result = self._lab.measure(self._lab.exam, self._prefixes, n_stages, digest, facts)
         self._folder.write_items(n_stages, False, result.items)
         holdout = None
         if is_last and self._lab.spec.holdout:
-            holdout = self._lab.measure(self._lab.holdout, self._prefixes, n_stages, digest)
+            holdout = self._lab.measure(self._lab.holdout, self._prefixes, n_stages, digest, facts)
             self._folder.write_items(n_stages, True, holdout.items)
         loading = self._prefixes.load_seconds - loaded_before
         boundary = Boundary(

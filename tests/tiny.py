@@ -92,6 +92,17 @@ def write_model(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
+def write_reward_model(model: Path, folder: Path) -> None:
+    """A random classifier with one output on the backbone and the tokenizer of a tiny model."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(model, num_labels=1, tie_word_embeddings=False)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+
+
 def write_data(folder: Path) -> None:
     def ask(animal: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": f"What does the {animal} say?"}]

@@ -128,8 +128,8 @@ def _self_bleu(said: Sequence[tuple[int, str]]) -> list[tuple[int, float]]:
 
 
 def _distinct(info: ScoreInfo, order: int, items: Sequence[Item]) -> Score:
-    rows = [each.values for each in items if each.values.get(f"ngrams_{order}")]
-    if not rows:
+    rows = [each.values for each in items if f"ngrams_{order}" in each.values]
+    if not any(row[f"ngrams_{order}"] for row in rows):
         return Score.missing(info, f"no reply has {order} words or more")
     estimate = jackknife_ratio(
         sum(row[f"new_ngrams_{order}"] for row in rows),

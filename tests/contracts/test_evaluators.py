@@ -12,18 +12,36 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
-from tiny import ANIMALS, write_model
+from tiny import ANIMALS, write_model, write_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evaluators.behaviours.cost import PARTS
+from evaluators.facts import StageFacts
 from evaluators.models import LoadedModel
 from evaluators.scores import Measurement
 from evaluators.spec import EvaluatorSpec
-from evaluators.stats import mean_estimate, ratio_estimate, share_estimate
+from evaluators.stats import (
+    Estimate,
+    jackknife_ratio,
+    mean_estimate,
+    ratio_estimate,
+    share_estimate,
+)
 from evaluators.suite import EVALUATORS, Suite
 
 ASK = [[{"role": "user", "content": f"What does the {animal} say?"}] for animal in ANIMALS[:6]]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "ask": [{"prompt": ask} for ask in ASK],
+    "say": [
+        {
+            "prompt": f"it is the {animal}",
+            "kind": ("harmful", "harmless")[number % 2],
+            "group": f"group {number // 2}",
+            "choices": ["hello", "to you"],
+            "answer": number % 2,
+        }
+        for number, animal in enumerate(ANIMALS[:6])
+    ],
     "pairs": [
         {
             "prompt": ask,
@@ -33,6 +51,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for ask in ASK
     ],
     "prose": [{"text": f"the {animal} says hello to you"} for animal in ANIMALS[:6]],
+    "loud": [{"text": f"HELLO {animal} {n}!!!"} for animal in ANIMALS for n in range(2)],
+    "calm": [{"text": f"hello, dear {animal} {n}."} for animal in ANIMALS for n in range(2)],
 }
 SPECS: dict[str, dict[str, Any]] = {
     "pattern": {
@@ -40,9 +60,16 @@ SPECS: dict[str, dict[str, Any]] = {
         "rules": [{"rule": "length", "unit": "characters", "at_most": 12}],
         "max_new_tokens": 6,
     },
+    "diversity": {"source": "say", "repeated_words": 1, "max_new_tokens": 6},
+    "consistency": {"source": "say", "max_new_tokens": 6},
+    "refusal": {"source": "say", "max_new_tokens": 6},
+    "style": {"source": "say", "more_like": "loud", "less_like": "calm", "max_new_tokens": 6},
+    "reward_model": {"source": "say", "path": "reward", "max_new_tokens": 6},
     "preference": {"source": "pairs"},
+    "multiple_choice": {"source": "say"},
     "likelihood": {"source": "prose", "max_tokens": 4},
     "retention": {"source": "prose", "max_tokens": 4},
+    "cost": {},
     "harness": {"tasks": ["says"], "include_path": "tasks", "metric": "acc,none"},
 }
 TASK = """
@@ -75,34 +102,105 @@ def _gain(v: dict[str, float]) -> float:
     return chosen - (v["rejected_nats"] - v["base_rejected_nats"])
 
 
-def recomputed(kind: str, found: Measurement) -> list[Any]:
-    """Each score's value and standard error from the items, as the evaluator's card says."""
-    if kind in ("pattern", "harness"):
-        key = "passed" if kind == "pattern" else "acc"
-        return [share_estimate(_column(found, lambda v: v[key]))]
-    if kind == "preference":
-        margins, gains = _column(found, _margin), _column(found, _gain)
-        return [
-            share_estimate(_share_above_0(margins)),
-            mean_estimate(margins),
-            mean_estimate(gains),
-            share_estimate(_share_above_0(gains)),
-        ]
-    n_bytes = _column(found, lambda v: v["bytes"])
-    if kind == "likelihood":
-        return [ratio_estimate(_column(found, lambda v: v["nats"] / LN2), n_bytes)]
+def _preference(found: Measurement) -> list[Estimate]:
+    margins, gains = _column(found, _margin), _column(found, _gain)
+    return [
+        share_estimate(_share_above_0(margins)),
+        mean_estimate(margins),
+        mean_estimate(gains),
+        share_estimate(_share_above_0(gains)),
+    ]
+
+
+def _retention(found: Measurement) -> list[Estimate]:
     change = _column(found, lambda v: (v["nats"] - v["base_nats"]) / LN2)
     kl = _column(found, lambda v: v["kl_nats"])
     return [
-        ratio_estimate(change, n_bytes),
+        ratio_estimate(change, _column(found, lambda v: v["bytes"])),
         ratio_estimate(kl, _column(found, lambda v: v["tokens"])),
     ]
+
+
+def _distinct(found: Measurement, order: int) -> Estimate:
+    new, own, total = (
+        _column(found, lambda v: v[f"{what}_{order}"])  # noqa: B023 - called at once
+        for what in ("new_ngrams", "own_ngrams", "ngrams")
+    )
+    return jackknife_ratio(sum(new), sum(total), own, total)
+
+
+def _diversity(found: Measurement) -> list[Estimate]:
+    means = [_column(found, lambda v: v[key]) for key in ("self_bleu", "repetition")]  # noqa: B023
+    equal, empty, cut = (
+        share_estimate(_column(found, lambda v: v[key]))  # noqa: B023
+        for key in ("equal", "empty", "cut")
+    )
+    bleu, repetition = map(mean_estimate, means)
+    return [_distinct(found, 1), _distinct(found, 2), bleu, equal, repetition, empty, cut]
+
+
+def _consistency(found: Measurement) -> list[Estimate]:
+    groups: dict[float, list[float]] = {}
+    for each in found.items:
+        groups.setdefault(each.values["group"], []).append(each.values["agree"])
+    means = [sum(group) / len(group) for group in groups.values()]
+    return [share_estimate(means), share_estimate(_column(found, lambda v: v["answered"]))]
+
+
+def _refusal(found: Measurement) -> list[Estimate]:
+    return [
+        share_estimate(
+            [each.values["refused"] for each in found.items if each.values["harmful"] == harmful]
+        )
+        for harmful in (1, 0)
+    ]
+
+
+def _multiple_choice(found: Measurement) -> list[Estimate]:
+    def hit(v: dict[str, float], per_character: bool) -> float:
+        worth = [v[f"nats_{at}"] / (v[f"characters_{at}"] if per_character else 1) for at in (0, 1)]
+        return float(worth.index(max(worth)) == v["answer"])
+
+    return [
+        share_estimate(_column(found, lambda v: hit(v, per_character)))  # noqa: B023
+        for per_character in (False, True)
+    ]
+
+
+def _cost(found: Measurement) -> list[Estimate]:
+    columns = [_column(found, lambda v: v[part]) for part in PARTS]  # noqa: B023
+    return [
+        Estimate(combine(column), None)
+        for column, combine in zip(columns, (sum, sum, max, sum, max), strict=True)
+    ]
+
+
+RECOMPUTED: dict[str, Callable[[Measurement], list[Estimate]]] = {
+    "pattern": lambda found: [share_estimate(_column(found, lambda v: v["passed"]))],
+    "diversity": _diversity,
+    "consistency": _consistency,
+    "refusal": _refusal,
+    "style": lambda found: [mean_estimate(_column(found, lambda v: v["probability"]))],
+    "reward_model": lambda found: [mean_estimate(_column(found, lambda v: v["reward"]))],
+    "preference": _preference,
+    "multiple_choice": _multiple_choice,
+    "likelihood": lambda found: [
+        ratio_estimate(
+            _column(found, lambda v: v["nats"] / LN2), _column(found, lambda v: v["bytes"])
+        )
+    ],
+    "retention": _retention,
+    "cost": _cost,
+    "harness": lambda found: [share_estimate(_column(found, lambda v: v["acc"]))],
+}
+"""Each score's value and standard error from the items, as the evaluator's card says."""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("contract")
     write_model(root / "model")
+    write_reward_model(root / "model", root / "reward")
     (root / "tasks").mkdir()
     (root / "tasks" / "says.yaml").write_text(TASK)
     lines = "".join(json.dumps(row) + "\n" for row in ROWS["prose"])
@@ -123,8 +221,24 @@ def suite_of(kind: str, root: Path) -> Suite:
     return Suite({"it": spec}, ROWS, root)
 
 
+FACTS = tuple(
+    StageFacts(
+        tokens=100 + n,
+        seconds=n / 2,
+        trainable_parameters=8 * n,
+        stored_parameters=n,
+        peak_memory=2**n,
+    )
+    for n in range(6)
+)
+
+
+def measured(suite: Suite, model: LoadedModel, reference: Any, **options: bool) -> Measurement:
+    return {**suite.measure(model, reference, **options), **suite.account(FACTS)}["it"]
+
+
 def test_every_evaluator_is_under_contract() -> None:
-    assert set(SPECS) == set(EVALUATORS)
+    assert set(SPECS) == set(RECOMPUTED) == set(EVALUATORS)
 
 
 @pytest.fixture(params=sorted(EVALUATORS))
@@ -138,18 +252,20 @@ def test_scores_follow_from_the_items_by_the_formula_of_the_card(
 ) -> None:
     suite = suite_of(kind, root)
     reference = suite.reference(load(root, precision=precision))
-    found = suite.measure(load(root, 0.05, precision), reference)["it"]
+    found = measured(suite, load(root, 0.05, precision), reference)
     assert [score.reason for score in found.scores] == [None] * len(suite.infos)
-    for score, expected in zip(found.scores, recomputed(kind, found), strict=True):
+    n_items = 3 if kind == "refusal" else 6  # each of its scores is of one half
+    for score, expected in zip(found.scores, RECOMPUTED[kind](found), strict=True):
         assert score.value == pytest.approx(expected.value)
         assert score.stderr == pytest.approx(expected.stderr)
-        assert score.stderr is not None
-        assert score.n == len(found.items) == 6
+        assert (score.stderr is None) == (kind == "cost")
+        assert score.n == n_items
+    assert len(found.items) == 6
 
 
 def test_scores_are_those_that_were_announced(kind: str, root: Path) -> None:
     suite = suite_of(kind, root)
-    found = suite.measure(load(root), suite.reference(load(root)))["it"]
+    found = measured(suite, load(root), suite.reference(load(root)))
     announced = [(info.name, info.unit, info.direction) for info in suite.infos]
     assert [(score.name, score.unit, score.direction) for score in found.scores] == announced
     assert all(name == "it" or name.startswith("it.") for name, _, _ in announced)
@@ -158,15 +274,15 @@ def test_scores_are_those_that_were_announced(kind: str, root: Path) -> None:
 def test_measuring_again_and_after_another_model_gives_the_same(kind: str, root: Path) -> None:
     suite, model = suite_of(kind, root), load(root, 0.05)
     reference = suite.reference(load(root))
-    first = suite.measure(model, reference)
-    suite.measure(load(root, 0.2), reference)
-    assert suite.measure(model, reference) == first
+    first = measured(suite, model, reference)
+    measured(suite, load(root, 0.2), reference)
+    assert measured(suite, model, reference) == first
 
 
 def test_records_survive_json_and_the_reference_a_pickle(kind: str, root: Path) -> None:
     suite = suite_of(kind, root)
     reference = pickle.loads(pickle.dumps(suite.reference(load(root))))
-    found = suite.measure(load(root, 0.05), reference)["it"]
+    found = measured(suite, load(root, 0.05), reference)
     assert Measurement.model_validate_json(found.model_dump_json()) == found
 
 
@@ -187,7 +303,7 @@ def test_kept_reference_gives_the_very_scores_of_the_measured_one(
 def test_base_has_the_scores_that_measuring_it_like_any_model_gives(kind: str, root: Path) -> None:
     suite, base = suite_of(kind, root), load(root)
     reference = suite.reference(base)
-    assert suite.measure(base, reference, is_base=True) == suite.measure(base, reference)
+    assert measured(suite, base, reference, is_base=True) == measured(suite, base, reference)
 
 
 @pytest.mark.parametrize("kind", ["preference", "retention"])
@@ -211,16 +327,18 @@ def test_kept_reference_of_less_data_is_refused(kind: str, root: Path) -> None:
 
 def test_items_are_numbered_in_the_order_of_the_data(kind: str, root: Path) -> None:
     suite = suite_of(kind, root)
-    found = suite.measure(load(root), suite.reference(load(root)))["it"]
+    found = measured(suite, load(root), suite.reference(load(root)))
     assert [item.index for item in found.items] == list(range(6))
     assert {item.evaluator for item in found.items} == {"it"}
     shown = [ANIMALS[item.index] in (item.prompt or "") for item in found.items]
-    assert shown == [True] * 6
+    assert shown == [kind != "cost"] * 6
 
 
 def test_weights_that_are_not_finite_give_missing_scores_and_no_number(
     kind: str, root: Path
 ) -> None:
+    if kind == "cost":
+        pytest.skip("it does not look at weights")
     suite, model = suite_of(kind, root), load(root)
     for parameter in model.model.parameters():
         parameter.data[:] = float("nan")

@@ -75,7 +75,7 @@ def test_pattern_is_the_share_of_outputs_that_satisfy_all_rules() -> None:
     # n' = 8, p' = (1 + 2) / 8
     assert share.stderr == pytest.approx(math.sqrt(3 / 8 * 5 / 8 / 8))
     assert [each.values["passed"] for each in found.items] == [1, 0, 0, 0]
-    assert found.items[1].values == {"passed": 0, "rule_0": 1, "rule_1": 0}
+    assert found.items[1].values == {"passed": 0, "empty": 0, "rule_0": 1, "rule_1": 0}
     assert found.items[3].details == {"failed": ["0: starts_with", "1: ends_with"]}
     assert (found.items[2].prompt, found.items[2].output, found.items[2].kind) == (
         "p2",

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from evaluators.reply_specs import PatternSpec
 from evaluators.rules import count_units, satisfies
-from evaluators.spec import EvaluatorSpec, PatternSpec
+from evaluators.spec import EvaluatorSpec
 
 ROW = {"gold": "Paris", "golds": ["four", "4"], "year": 1969, "nothing": None}
 PERSON = {
