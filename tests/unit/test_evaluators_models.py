@@ -194,6 +194,8 @@ def test_generation_stops_at_the_end_token_while_other_rows_go_on(model: LoadedM
     stopped = model.generate(["the cat", "hello to"], 6)
     assert stopped[1] == free[1]
     assert stopped[0] == model.tokenizer.decode(tokens[0][: tokens[0].index(end)])
+    # The first had ended when the limit came, the second had not.
+    assert [reply.is_cut for reply in (*free, *stopped)] == [True, True, False, True]
 
 
 def test_non_finite_logits_stop_generation_with_an_error(model: LoadedModel) -> None:

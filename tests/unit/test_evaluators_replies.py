@@ -67,7 +67,7 @@ def test_words_are_casefolded_runs_of_letters_marks_and_single_chinese_character
 
 def test_repetition_is_the_share_of_runs_that_were_there_before() -> None:
     # a b a b a: ab, ba, ab, ba; two of four are repeats
-    assert repetition("a b a b a".split(), 2) == 0.5
+    assert repetition(["a", "b", "a", "b", "a"], 2) == 0.5
     assert repetition(["a"] * 7, 4) == 0.75
     assert repetition(["a", "b", "c"], 4) is None
 
