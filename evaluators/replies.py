@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from evaluators.base import (
     Conversation,
@@ -17,37 +17,36 @@ from evaluators.base import (
     shown,
 )
 from evaluators.reply_specs import ReplySpec
-from evaluators.scores import Item, ScoreInfo
+from evaluators.scores import Item
 
+AnySpec = TypeVar("AnySpec", bound=ReplySpec)
 MAX_EMPTY_SHARE = 0.1
 """Where more replies than this are empty, a mean over the others would praise a model for saying nothing."""
 
 
-class ReplyEvaluator(Evaluator):
+class ReplyEvaluator(Evaluator, Generic[AnySpec]):
     """Asks a model the prompts of a source."""
 
-    def __init__(
-        self, name: str, infos: Sequence[ScoreInfo], spec: ReplySpec, rows: Sequence[Row]
-    ) -> None:
+    def __init__(self, name: str, spec: AnySpec, rows: Sequence[Row]) -> None:
         """Take the rows.
 
         Raises:
             ValueError: There are none, or a row's prompt is none.
         """
-        super().__init__(name, infos)
+        super().__init__(name, spec.infos(name))
+        self.spec = spec
         self.rows = first_rows(name, spec.source, rows, spec.limit)
-        self._asking = spec
         self.conversations = tuple(
             self._conversation(index, row) for index, row in enumerate(self.rows)
         )
 
     def fingerprint(self) -> str:
         """Return a hash of version, spec and rows."""
-        return hash_of(self.version, self._asking, self.rows)
+        return hash_of(self.version, self.spec, self.rows)
 
     def prompts(self) -> tuple[Prompt, ...]:
         """Return one prompt per row."""
-        return tuple(Prompt(each, self._asking.max_new_tokens) for each in self.conversations)
+        return tuple(Prompt(each, self.spec.max_new_tokens) for each in self.conversations)
 
     def reply_item(
         self,
@@ -70,7 +69,7 @@ class ReplyEvaluator(Evaluator):
 
     def _conversation(self, index: int, row: Row) -> Conversation:
         conversation = conversation_of(self.name, index, row, "prompt")
-        if self._asking.system is None:
+        if self.spec.system is None:
             return conversation
         if isinstance(conversation, str):
             raise ValueError(
@@ -79,7 +78,7 @@ class ReplyEvaluator(Evaluator):
             )
         if conversation[0]["role"] == "system":
             return conversation
-        return [{"role": "system", "content": self._asking.system}, *conversation]
+        return [{"role": "system", "content": self.spec.system}, *conversation]
 
 
 def is_empty(output: str) -> bool:

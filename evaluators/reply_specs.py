@@ -28,6 +28,10 @@ class ReplySpec(Spec):
         """Return the sources with the formats that fit."""
         return ((self.source, ("prompt",)),)
 
+    def infos(self, name: str) -> tuple[ScoreInfo, ...]:
+        """Return what is known of the scores when the evaluator is called `name`."""
+        raise NotImplementedError
+
 
 class PatternSpec(ReplySpec):
     """Share of generations that satisfy all rules."""

@@ -10,7 +10,6 @@ from evaluators.rule_specs import HeadingsRule, PartsRule
 
 _BULLET = re.compile(r"^[ \t]*[-*+•][ \t]+\S", re.MULTILINE)
 _NUMBERED = re.compile(r"^[ \t]*(\d{1,4})[.)][ \t]+\S", re.MULTILINE)
-_ANGLE_TITLE = re.compile(r"<<[^\n]*[^\s<>][^\n]*>>")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r"^(`{3,})[ \t]*([^\s`]*)[^`\n]*\n(.*?)^\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
 _WHOLE_FENCE = re.compile(r"\A```[ \t]*(?:json)?[ \t]*\n?(.*?)\n?[ \t]*```\Z", re.DOTALL | re.I)
@@ -30,7 +29,7 @@ def n_numbered(text: str) -> int:
 def has_title(text: str, style: str) -> bool:
     """Return whether there is a `<<title>>`, or whether the first line is a Markdown heading."""
     if style == "angle":
-        return _ANGLE_TITLE.search(text) is not None
+        return any(map(_is_angle_title, text.split("\n")))
     return _HEADING.match(text.partition("\n")[0]) is not None
 
 
@@ -90,6 +89,11 @@ def has_postscript(text: str, marker: str) -> bool:
     """Return whether a line begins with a marker and says more."""
     start = r"\s?".join(map(re.escape, marker.split() if " " in marker else _letters(marker)))
     return re.search(rf"^[ \t]*{start}[ \t]*\S", text, re.MULTILINE | re.IGNORECASE) is not None
+
+
+def _is_angle_title(line: str) -> bool:
+    start, end = line.find("<<"), line.rfind(">>")
+    return 0 <= start < end and bool(line[start:end].strip("<> \t\r"))
 
 
 def _letters(marker: str) -> Sequence[str]:

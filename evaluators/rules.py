@@ -41,10 +41,10 @@ def satisfies(rule: Rule, output: str, row: Mapping[str, Any]) -> bool:
             return language_of(text, rule.among) == rule.language
         case specs.RepeatPromptRule():
             return _repeats(text, row["prompt"], rule.more)
-    return _says(rule, text, row) if isinstance(rule, _SAYING) else _has_form(rule, text)
+    return _says(rule, text, row) if isinstance(rule, _Saying) else _has_form(rule, text)
 
 
-_SAYING = (
+_Saying = (
     specs.RegexRule
     | specs.StartsWithRule
     | specs.EndsWithRule
@@ -54,7 +54,7 @@ _SAYING = (
 )
 
 
-def _says(rule: Rule, text: str, row: Mapping[str, Any]) -> bool:
+def _says(rule: _Saying, text: str, row: Mapping[str, Any]) -> bool:
     match rule:
         case specs.RegexRule():
             return _matches(rule, text)
@@ -70,7 +70,6 @@ def _says(rule: Rule, text: str, row: Mapping[str, Any]) -> bool:
         case specs.KeywordsRule():
             held = [rule.allows(_n_of_word(text, word)) for word in rule.words]
             return all(held) if rule.need == "all" else any(held)
-    raise AssertionError(rule)
 
 
 def _has_form(rule: Rule, text: str) -> bool:

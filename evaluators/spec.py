@@ -120,7 +120,10 @@ class MultipleChoiceSpec(Spec):
 
 
 class CostSpec(Spec):
-    """What the stages that made a model took, so that cost can be an objective or a constraint."""
+    """What the stages that made a model took, so that cost can be an objective or a constraint.
+
+    Seconds differ from run to run: as an objective they make proposals differ as well.
+    """
 
     evaluator: Literal["cost"]
 

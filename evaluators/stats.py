@@ -98,6 +98,10 @@ def jackknife_ratio(
     if len(t_N) < 2 or left_N.min() <= 0:
         return Estimate(ratio, None)
     ratios_N = (total_numerator - u_N) / left_N
+    if np.ptp(ratios_N) == 0:
+        return Estimate(
+            ratio, 0.0
+        )  # the mean of equal numbers may differ from them in the last bit
     spread = float(((ratios_N - ratios_N.mean()) ** 2).sum())
     return Estimate(ratio, math.sqrt((len(t_N) - 1) / len(t_N) * spread))
 

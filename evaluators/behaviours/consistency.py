@@ -33,14 +33,13 @@ if TYPE_CHECKING:
 _MARKS = " \t\r\n\"'.,;:!?()[]*_`"
 
 
-class Consistency(ReplyEvaluator):
+class Consistency(ReplyEvaluator[ConsistencySpec]):
     """Agreement of answers within groups of prompts."""
 
     version: ClassVar[int] = 1
 
     def __init__(self, name: str, spec: ConsistencySpec, rows: Sequence[Row]) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
+        super().__init__(name, spec, rows)
         self.groups = [self._group(index, row) for index, row in enumerate(self.rows)]
         numbers: dict[str, int] = {}
         for group in self.groups:
@@ -54,7 +53,8 @@ class Consistency(ReplyEvaluator):
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return agreement and the share of replies with an answer."""
         answers = [self._answer(output) for output in outputs]
-        items, by_group = [], [[] for _ in set(self.numbers)]  # type: list[Any], list[list[float]]
+        items = []
+        by_group: list[list[float]] = [[] for _ in set(self.numbers)]
         for index, (output, answer) in enumerate(zip(outputs, answers, strict=True)):
             number = self.numbers[index]
             others = [
@@ -68,15 +68,13 @@ class Consistency(ReplyEvaluator):
             details = {"group": self.groups[index], "answer": answer}
             items.append(self.reply_item(index, output, values, details))
         agreement, answered = self.infos
-        n_answered = sum(answer is not None for answer in answers)
-        if not n_answered:
-            fault = f"none of {len(answers)} replies has an answer"
-            first = Score.missing(agreement, fault)
+        shares = share_estimate([float(answer is not None) for answer in answers])
+        if all(answer is None for answer in answers):
+            agreed = Score.missing(agreement, f"none of {len(answers)} replies has an answer")
         else:
             means = [sum(group) / len(group) for group in by_group]
-            first = score(agreement, share_estimate(means), len(items))
-        shares = share_estimate([float(answer is not None) for answer in answers])
-        return Measurement(scores=(first, score(answered, shares, len(items))), items=tuple(items))
+            agreed = score(agreement, share_estimate(means), len(items))
+        return Measurement(scores=(agreed, score(answered, shares, len(items))), items=tuple(items))
 
     def _group(self, index: int, row: Row) -> str:
         group = row.get("group")

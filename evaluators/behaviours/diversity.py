@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluators.base import Reply, Row, score
+from evaluators.base import Reply, score
 from evaluators.replies import ReplyEvaluator, is_empty
 from evaluators.reply_specs import DiversitySpec
 from evaluators.scores import Item, Measurement, Score, ScoreInfo
@@ -43,14 +43,10 @@ REFERENCES = 50
 ORDERS = (1, 2)
 
 
-class Diversity(ReplyEvaluator):
+class Diversity(ReplyEvaluator[DiversitySpec]):
     """Distinct n-grams, self-BLEU, collapse, repetition, empty and cut replies."""
 
     version: ClassVar[int] = 1
-
-    def __init__(self, name: str, spec: DiversitySpec, rows: Sequence[Row]) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
 
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return the seven scores."""

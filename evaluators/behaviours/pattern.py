@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 REPEATED_WORDS = 4
 
 
-class Pattern(ReplyEvaluator):
+class Pattern(ReplyEvaluator[PatternSpec]):
     """Share of generations that satisfy all rules."""
 
     version: ClassVar[int] = 2
 
     def __init__(self, name: str, spec: PatternSpec, rows: Sequence[Row]) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
+        super().__init__(name, spec, rows)
         for index, row in enumerate(self.rows):
             for rule in flat(spec.rules):
                 if isinstance(rule, ContainsRule) and rule.field is not None:

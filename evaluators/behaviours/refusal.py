@@ -53,14 +53,13 @@ PATTERNS = {
 _COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
-class Refusal(ReplyEvaluator):
+class Refusal(ReplyEvaluator[RefusalSpec]):
     """Share of replies that refuse, of harmful and of harmless requests."""
 
     version: ClassVar[int] = 1
 
     def __init__(self, name: str, spec: RefusalSpec, rows: Sequence[Row]) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
+        super().__init__(name, spec, rows)
         kinds = [*spec.harmful, *spec.harmless]
         for index, row in enumerate(self.rows):
             if row.get("kind") not in kinds:

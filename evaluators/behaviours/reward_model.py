@@ -45,14 +45,13 @@ class Reward(NamedTuple):
     is_truncated: bool
 
 
-class RewardModel(ReplyEvaluator):
+class RewardModel(ReplyEvaluator[RewardModelSpec]):
     """Mean reward of prompts and replies."""
 
     version: ClassVar[int] = 1
 
     def __init__(self, name: str, spec: RewardModelSpec, rows: Sequence[Row], root: Path) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
+        super().__init__(name, spec, rows)
         self.folder = None if spec.path is None else root / spec.path
         self._loaded: tuple[Any, Any] | None = None
         if self.folder is not None:

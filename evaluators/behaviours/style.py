@@ -51,7 +51,7 @@ class Fitted(NamedTuple):
     """Mean squared error of the probabilities, both sets weighing the same, in [0, 1]."""
 
 
-class Style(ReplyEvaluator):
+class Style(ReplyEvaluator[StyleSpec]):
     """Mean probability that a reply comes from one set of texts and not from another."""
 
     version: ClassVar[int] = 1
@@ -64,8 +64,7 @@ class Style(ReplyEvaluator):
         more_like: Sequence[Row],
         less_like: Sequence[Row],
     ) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
-        self.spec = spec
+        super().__init__(name, spec, rows)
         self.more_like = _texts(name, spec.more_like, more_like)
         self.less_like = _texts(name, spec.less_like, less_like)
         shared = set(self.more_like) & set(self.less_like)

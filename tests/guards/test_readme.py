@@ -15,6 +15,8 @@ from pydantic import TypeAdapter
 from typer.main import get_command
 
 import search.cli.main
+from evaluators.spec import EvaluatorSpec
+from evaluators.suite import EVALUATORS
 from search.check import checked_study
 from search.yaml_file import load_study
 from spaces.influence import AnyInfluence
@@ -139,8 +141,7 @@ def test_cheap_commands_of_the_readme_run_in_the_order_shown(tmp_path: Path) -> 
 
 
 def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
-    text, influences = code_blocks(README, "yaml")
-    assert influences.startswith("both:")
+    text = next(block for block in code_blocks(README, "yaml") if block.startswith("name:"))
     study = tmp_path / "study.yaml"
     study.write_text(text)
     spec = load_study(study)
@@ -157,7 +158,7 @@ def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
 
 
 def test_influences_of_the_readme_draw_legal_recipes() -> None:
-    _, text = code_blocks(README, "yaml")
+    text = next(block for block in code_blocks(README, "yaml") if block.startswith("both:"))
     influences = {
         name: TypeAdapter(AnyInfluence).validate_json(json.dumps(values))
         for name, values in yaml.safe_load(text).items()
@@ -165,6 +166,14 @@ def test_influences_of_the_readme_draw_legal_recipes() -> None:
     space = Space(influences, OrderSpec())
     stages = [space.decode(space.sample(seed)).stages for seed in range(40)]
     assert {stage.influence for recipe in stages for stage in recipe} == set(influences)
+
+
+def test_evaluators_of_the_readme_are_legal() -> None:
+    text = next(block for block in code_blocks(README, "yaml") if block.startswith("form:"))
+    for values in yaml.safe_load(text).values():
+        TypeAdapter(EvaluatorSpec).validate_json(json.dumps(values))
+    listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE)
+    assert set(EVALUATORS) <= set(re.findall(r"\w+", " ".join(listed)))
 
 
 def test_paths_that_the_documents_name_exist() -> None:
