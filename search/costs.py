@@ -8,6 +8,7 @@ from evaluators.facts import Facts, StageFacts
 from evaluators.suite import Suite
 from search.records import StageRecord
 from search.scoring import SuiteResult
+from spaces.recipe import Merge
 
 
 def stage_facts(records: Sequence[StageRecord]) -> Facts:
@@ -16,16 +17,25 @@ def stage_facts(records: Sequence[StageRecord]) -> Facts:
     Args:
         records: Of all stages from the base on, in order.
     """
-    return tuple(
-        StageFacts(
-            tokens=record.trained_tokens,
-            seconds=record.train_seconds + record.setup_seconds,
-            trainable_parameters=record.n_trainable,
-            # The next stage trains the same adapter on, and keeps it whole.
-            stored_parameters=0 if _is_continued(records, at) else record.n_trainable,
-            peak_memory=record.peak_memory_bytes,
-        )
-        for at, record in enumerate(records)
+    return tuple(_facts(records, at) for at in range(len(records)))
+
+
+def _facts(records: Sequence[StageRecord], at: int) -> StageFacts:
+    record = records[at]
+    # The next stage trains the same adapter on, and keeps it whole.
+    is_continued = record.stage.handoff == "continue" and at + 1 < len(records)
+    stored = 0 if is_continued else record.n_trainable
+    if isinstance(record.stage, Merge) and any(
+        member.digest is not None and member.weight for member in record.stage.models.values()
+    ):
+        # What the models from elsewhere took is not recorded here.
+        return StageFacts(stored_parameters=stored)
+    return StageFacts(
+        tokens=record.trained_tokens,
+        seconds=record.train_seconds + record.setup_seconds,
+        trainable_parameters=max((part.n_trainable for part in record.trainings), default=0),
+        stored_parameters=stored,
+        peak_memory=record.peak_memory_bytes,
     )
 
 
@@ -47,7 +57,3 @@ def with_costs(result: SuiteResult, suite: Suite, facts: Facts | None) -> SuiteR
             "items": tuple(sorted(items, key=lambda item: order[item.evaluator])),
         }
     )
-
-
-def _is_continued(records: Sequence[StageRecord], at: int) -> bool:
-    return records[at].stage.handoff == "continue" and at + 1 < len(records)

@@ -2,9 +2,9 @@
 
 Claim    `<name>.tokens` is the training tokens of all stages from the base on, padding excluded; `.seconds` their
          wall seconds of training and set-up; `.trainable_parameters` the most parameters that one stage moved;
-         `.stored_parameters` the parameters to be kept beside the base, all stages together; `.peak_memory` the most
-         bytes of device memory that a stage had in use. The cost is the recipe's, not the trial's: a stage that was
-         taken from the store counts like a trained one.
+         `.stored_parameters` the parameters to be kept beside the base, at most, all stages together; `.peak_memory`
+         the most bytes of device memory that a stage had in use. The cost is the recipe's, not the trial's: a stage
+         that was taken from the store counts like a trained one.
 Data     What the caller knows of the stages (`facts.StageFacts`); the model is not looked at.
 Values   One item per stage, `index` from 0: `tokens`, `seconds`, `trainable_parameters`, `stored_parameters`,
          `peak_memory`; what is not known is absent. Scores are sums over stages, of `trainable_parameters` and
@@ -12,8 +12,8 @@ Values   One item per stage, `index` from 0: `tokens`, `seconds`, `trainable_par
          of some stage. Of the base all are 0 but `peak_memory`, which is missing: nothing was trained.
 Version  1
 Limits   Seconds differ from run to run and from machine to machine; of a stage from the store they are those that the
-         store recorded when it was trained. Evaluations are not part of them. Memory is known on CUDA alone. Within a
-         stage, at a rung, only tokens and seconds are known.
+         store recorded when it was trained. Evaluations are not part of them. Memory is known on CUDA alone, and what
+         a merge takes from elsewhere is not known. Within a stage, at a rung, only tokens and seconds are known.
 """
 
 from __future__ import annotations

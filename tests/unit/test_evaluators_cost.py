@@ -18,7 +18,8 @@ from search.records import Proposal, StageRecord, TrialRecord
 from search.store import StageStore
 from search.trial import TrialRun
 from search.yaml_file import load_study
-from spaces.recipe import Recipe
+from spaces.parallel import Member
+from spaces.recipe import Merge, Parallel, Recipe, Stage
 from spaces.space import Space
 
 SUITE = Suite({"it": CostSpec(evaluator="cost")}, {}, Path("."))
@@ -118,17 +119,33 @@ def test_trial_has_the_cost_of_its_prefix_at_every_boundary_also_from_the_store(
     assert first.boundaries[-1].scores == second.boundaries[-1].scores
 
 
-def test_adapter_that_the_next_stage_trains_on_is_stored_once() -> None:
-    def record(handoff: str) -> Any:
-        return StageRecord.model_construct(
-            stage=type("Stage", (), {"handoff": handoff}),
-            trained_tokens=10,
-            train_seconds=1.0,
-            setup_seconds=0.5,
-            n_trainable=8,
-            peak_memory_bytes=None,
-        )
+def record_of(stage: Any, **changes: Any) -> StageRecord:
+    fields = {
+        **{"trained_tokens": 10, "train_seconds": 1.0, "setup_seconds": 0.5, "n_trainable": 8},
+        **{"peak_memory_bytes": None, "branches": {}},
+    }
+    return StageRecord.model_construct(stage=stage, **fields, **changes)
 
-    facts = stage_facts([record("continue"), record("merge"), record("continue")])
+
+def stage_of(handoff: str) -> Stage:
+    return Stage.model_construct(handoff=handoff)
+
+
+def test_adapter_that_the_next_stage_trains_on_is_stored_once() -> None:
+    records = [record_of(stage_of(handoff)) for handoff in ("continue", "merge", "continue")]
+    facts = stage_facts(records)
     assert [each.stored_parameters for each in facts] == [0, 8, 8]
     assert facts[0].seconds == 1.5
+
+
+def test_branches_count_with_their_largest_and_merged_models_from_elsewhere_are_unknown() -> None:
+    branch = (record_of(stage_of("merge")), record_of(stage_of("merge")))
+    parallel = record_of(Parallel.model_construct()).model_copy(
+        update={"n_trainable": 99, "branches": {"a": branch, "b": branch[:1]}}
+    )
+    (facts,) = stage_facts([parallel])
+    assert (facts.trainable_parameters, facts.stored_parameters, facts.tokens) == (8, 99, 10)
+    members = {"own": Member(weight=0.5), "other": Member(digest="a" * 64, weight=0.5)}
+    merge = record_of(Merge(influence="m", models=members))
+    (facts,) = stage_facts([merge])
+    assert (facts.tokens, facts.seconds, facts.stored_parameters) == (None, None, 8)
