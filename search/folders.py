@@ -6,6 +6,9 @@ results/<study>/
   study.db       Optuna's storage, unless the study names another
   store/         results of stages, unless the study names another place
   trials/<number>/...    see search.records
+  confirmation/          what `apportion confirm` leaves; no part of the search
+    confirmation.json    see search.confirmation.records
+    <number>/<seed>/     a replicate: trial <number>'s recipe with another seed, in the form of a trial's folder
   report/
 """
 
@@ -72,6 +75,8 @@ class StudyFolder:
         self.database = self.path / "study.db"
         self.trials = self.path / "trials"
         self.report = self.path / "report"
+        self.confirmation = self.path / "confirmation"
+        self.confirmation_json = self.confirmation / "confirmation.json"
 
     def make(self) -> None:
         """Make the folder, if it is not there.
@@ -139,6 +144,19 @@ class StudyFolder:
     def trial(self, number: int) -> TrialFolder:
         """Return the folder of one trial; it need not exist yet."""
         return TrialFolder(self.trials / f"{number:04d}")
+
+    def replicate(self, number: int, seed: int) -> TrialFolder:
+        """Return the folder of one replicate of a trial; it need not exist yet."""
+        return TrialFolder(self.confirmation / f"{number:04d}" / str(seed))
+
+    def replicate_folders(self) -> list[TrialFolder]:
+        """Return the folders of all replicates, by trial and seed."""
+        found = [
+            (int(path.parent.name), int(path.name))
+            for path in self.confirmation.glob("[0-9]*/[0-9]*")
+            if path.name.isdigit() and path.parent.name.isdigit()
+        ]
+        return [self.replicate(number, seed) for number, seed in sorted(found)]
 
     def record_or_none(self, number: int) -> TrialRecord | None:
         """Return the record of a trial, or None if it has none that can be read."""

@@ -27,7 +27,12 @@ class TrialRun:
     """One recipe in training. Whatever fails inside a stage or an evaluation fails the trial, with its reason."""
 
     def __init__(
-        self, lab: Lab, folder: TrialFolder, proposal: Proposal, idle_seconds: float = 0
+        self,
+        lab: Lab,
+        folder: TrialFolder,
+        proposal: Proposal,
+        idle_seconds: float = 0,
+        at_end_alone: bool = False,
     ) -> None:
         """Prepare the first step; nothing is trained yet.
 
@@ -36,6 +41,7 @@ class TrialRun:
             folder: Of the trial; emptied.
             proposal: The recipe and its number.
             idle_seconds: Time this process spent between trials; counted as rest.
+            at_end_alone: Score the last model alone, and not those after the stages before.
         """
         self._lab = lab
         self._folder = folder
@@ -48,6 +54,7 @@ class TrialRun:
         self._prefixes, self._digests = lab.prefixes(recipe, trainer)
         self._rungs = spec.stopping.used_rungs
         self._stage: Pieces | None = None
+        self._at_end_alone = at_end_alone
         self.record = TrialRecord(
             number=proposal.number,
             state="RUNNING",
@@ -95,7 +102,8 @@ class TrialRun:
                 self._score_rung(suspended)
                 return
             n_done += 1
-        self._evaluate(n_done, is_last=n_done == n_stages)
+        if n_done == n_stages or not self._at_end_alone:
+            self._evaluate(n_done, is_last=n_done == n_stages)
         if n_done == n_stages:
             self._end("COMPLETE", None)
 

@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from search.cli import (
     check,
+    confirm,
     explain,
     graph,
     init,
@@ -58,6 +59,7 @@ app.command("methods", epilog=methods.EXAMPLES)(methods.methods)
 app.command("run", epilog=run.RUN_EXAMPLES)(run.run)
 app.command("resume", epilog=run.RESUME_EXAMPLES)(run.resume)
 app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
+app.command("confirm", epilog=confirm.EXAMPLES)(confirm.confirm)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,10 @@ import typer
 
 from search.check import checked_study
 from search.cli.output import duration
+from search.errors import SpecError
 from search.folders import StudyFolder
 from search.plan import Plan, Speeds, make_plan, measured_speeds
+from search.resolution import Resolution, resolutions
 from search.spec import StudySpec
 from spaces.recipe import Recipe
 
@@ -20,6 +23,7 @@ EXAMPLES = """\b
 Examples:
   apportion plan study.yaml
   apportion plan study.yaml --n 20
+  apportion plan study.yaml --resolution 0.1        # how many items would show a difference of 0.1
   apportion plan study.yaml --json"""
 ROUGH = "rough defaults for a 135M model on two CPU cores"
 
@@ -31,19 +35,31 @@ def plan(
     results: Annotated[
         Path, typer.Option("--results", help="Where trials of this study may tell the speed.")
     ] = Path("results"),
+    resolution: Annotated[
+        float,
+        typer.Option(
+            "--resolution", help="Difference that objectives should show, in their units."
+        ),
+    ] = 0.05,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Show what a study would try and cost: orders, a few recipes, tokens and time. Trains nothing."""
-    spec = checked_study(study).spec
-    speeds = measured_speeds(
-        StudyFolder(results / spec.name).records(), len(spec.stopping.used_rungs)
-    )
-    found = make_plan(spec, speeds, n, seed)
+    """Show what a study would try and cost, and how finely it can tell models apart. Trains nothing."""
+    if not resolution > 0:
+        raise SpecError(f"--resolution: {resolution:g} is not above 0; give such as 0.05")
+    checked = checked_study(study)
+    spec = checked.spec
+    records = StudyFolder(results / spec.name).records()
+    found = make_plan(spec, measured_speeds(records, len(spec.stopping.used_rungs)), n, seed)
+    rows = {name: source.rows for name, source in checked.sources.items()}
+    shown = resolutions(spec, rows, records, resolution)
     if as_json:
-        typer.echo(json.dumps(_as_json(found), indent=2))
+        measured = {"resolution": resolution, "objectives": [asdict(each) for each in shown]}
+        typer.echo(json.dumps(_as_json(found) | measured, indent=2))
         return
     for line in _lines(spec, found):
         typer.echo(line)
+    for each in shown:
+        typer.echo(f"objective   {_resolution_text(each, resolution)}")
 
 
 def _lines(spec: StudySpec, plan: Plan) -> Iterator[str]:
@@ -67,6 +83,16 @@ def _lines(spec: StudySpec, plan: Plan) -> Iterator[str]:
         origin = f"measured, {n_measured} stages" if n_measured else ROUGH
         yield f"speed       {kind.method} {kind.adapter}: {speed:.0f} tokens/s ({origin})"
     yield f"speed       suite: {plan.speeds.evaluate_seconds:.0f} s after each stage"
+
+
+def _resolution_text(each: Resolution, wanted: float) -> str:
+    n_items = f"{each.n_items:,} items" if each.n_items else "items not counted yet"
+    origin = "as measured" if each.is_measured else "at a share of .5"
+    stderr = f"standard error {each.stderr:.2g} ({origin})" if each.stderr is not None else ""
+    needed = "how finely it tells is known after the first trial"
+    if each.items_needed is not None:
+        needed = f"to see {wanted:g}: up to {each.items_needed:,} items"
+    return f"{each.score}: {', '.join(part for part in (n_items, stderr, needed) if part)}"
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:

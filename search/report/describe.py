@@ -90,9 +90,12 @@ def front_sentence(view: StudyView) -> str:
     if not n_gaining:
         return f"{text}; none gains on the base by more than noise in any objective."
     verb = "gains" if n_gaining == 1 else "gain"
+    how = "before correcting for selection"
+    if all(view.confirmed_gains(trial.number) is not None for trial in others):
+        how = "with fresh seeds, so corrected for selection"
     return (
         f"{text}; {n_gaining:,} {verb} on the base by more than noise in at least one objective "
-        "(before correcting for selection)."
+        f"({how})."
     )
 
 

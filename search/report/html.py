@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from evaluators.scores import ScoreInfo
 from search.records import TrialRecord
-from search.report import describe, numbers
+from search.report import confirmation, describe, numbers
 from search.report.payload import payload, script_json
 from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
@@ -56,6 +56,7 @@ def _context(view: StudyView) -> dict[str, Any]:
         "stopping": stopping_sentence(view),
         "stopped": stopped_rows(view),
         "knee": describe.knee_sentence(view),
+        "confirmation": confirmation,
         "interval_note": describe.INTERVAL_NOTE,
         "n_running": len(running),
         "rows": _table_order(view),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from search.records import TrialRecord
-from search.report import describe
+from search.report import confirmation, describe
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
 from search.report.samples import Sample, load_samples
 from search.report.stopping import stopped_rows, stopping_sentence
@@ -33,6 +33,7 @@ def report_markdown(view: StudyView) -> str:
         describe.INTERVAL_NOTE,
         "![Front](front.png)",
         *_front(view),
+        *_confirmation(view),
         *_recipes(view),
         *_failures(view),
         *_samples(view),
@@ -84,12 +85,35 @@ def _front_row(view: StudyView, trial: TrialRecord) -> list[str]:
     note = view.noise_note(trial)
     if note is not None and trial.number in view.front:
         marks.append(note)
+    ties = confirmation.tie_note(view, trial.number)
+    if ties is not None:
+        marks.append(ties)
     label = trial.recipe.label() + (f" ({', '.join(marks)})" if marks else "")
     final, holdout = trial.final_scores, holdout_scores(trial)
     scores = [score_text(final.get(objective.name)) for objective in view.objectives]
     scores += [score_text(holdout.get(info.name)) for info in view.holdout]
     cost = [tokens_text(trial.trained_tokens), duration_text(total_seconds(trial))]
     return [str(trial.number), escaped(label), *scores, *cost]
+
+
+def _confirmation(view: StudyView) -> list[str]:
+    if view.confirmation is None:
+        return []
+    rows = [list(map(escaped, row)) for row in confirmation.score_rows(view)]
+    ties = [list(map(escaped, row)) for row in confirmation.tie_rows(view)]
+    missing = [list(map(escaped, row)) for row in confirmation.missing_rows(view)]
+    noise = [list(map(escaped, row)) for row in confirmation.noise_rows(view)]
+    return [
+        "## Confirmation",
+        f"{confirmation.HOW} {confirmation.confirmation_sentence(view)}",
+        _table(["trial", "recipe", "told apart"], ties),
+        _table(confirmation.HEAD, rows),
+        _table(["trial", "seed", "why it is missing"], missing) if missing else "",
+        "The noise floor: how far trainings of one recipe with other seeds lie apart.",
+        _table(
+            ["score", "sd between seeds", "its 95 % interval", "two trainings differ by"], noise
+        ),
+    ]
 
 
 def _recipes(view: StudyView) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from evaluators.scores import Direction, Score, ScoreInfo
 from evaluators.spec import EvaluatorSpec
+from search.confirmation.records import Confirmation, read_confirmation
 from search.errors import StudyError
 from search.folders import StudyFolder
 from search.front import front_mask, hypervolume, knee_heights, knee_index
@@ -85,6 +86,8 @@ class StudyView:
     """Number of the knee; None without one."""
     base: TrialRecord | None
     """The finished trial without stages."""
+    confirmation: Confirmation | None = None
+    """What fresh seeds say; None where nothing was confirmed."""
 
     @property
     def finished(self) -> tuple[TrialRecord, ...]:
@@ -107,11 +110,16 @@ class StudyView:
         """Return why a feasible trial is not shown to gain on the base; None if it is, or no base.
 
         A gain is a difference for the better of more than `INTERVAL_STDERRS` standard errors in one
-        objective, taking the two measurements as independent.
+        objective, taking the two measurements as independent. Once a study was confirmed, the
+        spread between seeds counts too; and of a confirmed trial, what fresh seeds say is all that
+        counts.
         """
         base = self.base
         if base is None or trial.number == base.number or trial.number not in self.feasible:
             return None
+        gains = self.confirmed_gains(trial.number)
+        if gains is not None:
+            return None if gains else "no gain over the base confirmed"
         ours, theirs = trial.final_scores, base.final_scores
         unknown, has_loss = [], False
         for objective in self.objectives:
@@ -119,13 +127,38 @@ class StudyView:
             if change is None or change[1] is None:
                 unknown.append(objective.name)
                 continue
-            gain, noise = -objective.sign * change[0], INTERVAL_STDERRS * change[1]
+            noise_sd = self.confirmation.noise_sd(objective.name) if self.confirmation else None
+            noise = INTERVAL_STDERRS * float(np.hypot(change[1], noise_sd or 0.0))
+            gain = -objective.sign * change[0]
             if gain > noise:
                 return None
             has_loss = has_loss or gain < -noise
         if unknown:
             return f"no gain over the base shown ({', '.join(unknown)} without standard error)"
         return "no gain over the base beyond noise" if has_loss else "within noise of the base"
+
+    def confirmed_gains(self, number: int) -> tuple[str, ...] | None:
+        """Return in which objectives fresh seeds tell a trial from the base, for the better.
+
+        None where that was not asked: the trial was not confirmed, is the base, or too few
+        replicates came through.
+        """
+        found = self.confirmation
+        if found is None or found.base is None or number == found.base:
+            return None
+        own = [
+            each for each in found.comparisons if {each.first, each.second} == {number, found.base}
+        ]
+        if not own:
+            return None
+        signs = {objective.name: -objective.sign for objective in self.objectives}
+        return tuple(
+            each.score
+            for each in own
+            if each.is_distinguishable
+            and signs.get(each.score, 0.0) * each.difference * (1 if each.first == number else -1)
+            > 0
+        )
 
 
 def difference(score: Score | None, before: Score | None) -> tuple[float, float | None] | None:
@@ -180,6 +213,7 @@ def load_view(folder: Path) -> StudyView:
         front=front,
         knee=knee,
         base=bases[0] if bases else None,
+        confirmation=read_confirmation(files),
     )
 
 

@@ -1,8 +1,9 @@
-"""Standard errors over items. numpy in, floats out; fewer than two items have none."""
+"""Standard errors over items; fewer than two items, or clusters of them, have none. No scipy: evaluators load it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +19,20 @@ class Estimate(NamedTuple):
     stderr: float | None
 
 
-def mean_estimate(values_N: Values) -> Estimate:
+def mean_estimate(values_N: Values, clusters_N: Sequence[Hashable] | None = None) -> Estimate:
     """Return the mean of N values and its standard error, s / sqrt(N) with s over N - 1.
 
+    Args:
+        values_N: One per item.
+        clusters_N: What each item belongs to, such as its prompt. Items of one cluster may depend on each other; the
+            standard error is then that of `ratio_estimate` over the clusters' sums and sizes.
+
     Raises:
-        ValueError: There are no values.
+        ValueError: There are no values, or the lengths differ.
     """
     values_N = _checked(values_N)
+    if clusters_N is not None:
+        return ratio_estimate(values_N, np.ones(len(values_N)), clusters_N)
     if len(values_N) < 2:
         return Estimate(float(values_N.mean()), None)
     return Estimate(float(values_N.mean()), float(values_N.std(ddof=1) / math.sqrt(len(values_N))))
@@ -53,11 +61,18 @@ def share_estimate(values_N: Values) -> Estimate:
     return Estimate(share, math.sqrt(adjusted * (1 - adjusted) / n_adjusted))
 
 
-def ratio_estimate(numerators_N: Values, denominators_N: Values) -> Estimate:
+def ratio_estimate(
+    numerators_N: Values, denominators_N: Values, clusters_N: Sequence[Hashable] | None = None
+) -> Estimate:
     """Return R = sum(y) / sum(x) over N clusters, such as rows of text, and its standard error by the delta method.
 
     stderr = sqrt( sum((y_i - R x_i)^2) / (N - 1) / N ) / mean(x). Items within a cluster may depend on each other.
     Source: Cochran 1977, Sampling Techniques, 3rd edition, section 2.11, without the finite population correction.
+
+    Args:
+        numerators_N: One per row.
+        denominators_N: One per row.
+        clusters_N: What each row belongs to; default: each is a cluster of its own.
 
     Raises:
         ValueError: There are no clusters, the lengths differ, or the denominators do not sum to more than 0.
@@ -67,6 +82,8 @@ def ratio_estimate(numerators_N: Values, denominators_N: Values) -> Estimate:
         raise ValueError(
             f"{len(y_N)} numerators and {len(x_N)} denominators; give one of each per row"
         )
+    if clusters_N is not None:
+        y_N, x_N = cluster_sums(y_N, clusters_N), cluster_sums(x_N, clusters_N)
     if not x_N.sum() > 0:
         raise ValueError(f"the denominators sum to {x_N.sum():g}; a ratio needs more than 0")
     ratio = float(y_N.sum() / x_N.sum())
@@ -104,6 +121,21 @@ def jackknife_ratio(
         )  # the mean of equal numbers may differ from them in the last bit
     spread = float(((ratios_N - ratios_N.mean()) ** 2).sum())
     return Estimate(ratio, math.sqrt((len(t_N) - 1) / len(t_N) * spread))
+
+
+def cluster_sums(values_N: Values, clusters_N: Sequence[Hashable]) -> npt.NDArray[np.float64]:
+    """Return the sum over each cluster, shape (G,), clusters in the order in which they first come.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    if len(values_N) != len(clusters_N):
+        raise ValueError(f"{len(values_N)} values and {len(clusters_N)} clusters; give one each")
+    place = {cluster: at for at, cluster in enumerate(dict.fromkeys(clusters_N))}
+    sums_G = np.zeros(len(place))
+    np.add.at(sums_G, [place[cluster] for cluster in clusters_N], values_N)
+    return sums_G
 
 
 def _checked(values_N: Values) -> npt.NDArray[np.float64]:

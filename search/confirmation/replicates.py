@@ -1,0 +1,154 @@
+"""Trains chosen recipes again with fresh seeds, through the stage store; what is there is kept.
+
+wanted = missing_replicates(folder, trials, fresh_seeds(spec.sampler.seed, 3))
+for done in train_replicates(spec, root, folder, wanted, speeds): ...
+
+A replicate is a trial's folder under confirmation/<number>/<seed>/, written as a trial writes it: killed at any time,
+the next call goes on with the first replicate that has not ended. Failed ones are tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from search.errors import StudyError
+from search.folders import StudyFolder
+from search.lab import Lab
+from search.plan import Speeds
+from search.records import Proposal, TrialRecord
+from search.spec import StudySpec
+from search.store import StageStore, StoreError
+from search.trial import TrialRun
+
+
+@dataclass(frozen=True)
+class Done:
+    """A replicate that ended, and how much is left."""
+
+    record: TrialRecord
+    """Of the replicate; its number is the trial's."""
+    n_done: int
+    """Replicates of this call that ended, this one included."""
+    n_all: int
+    """Replicates that this call has to train."""
+    seconds_left: float
+    """Estimated, from the planned seconds and how long the ones before took."""
+
+
+def fresh_seeds(study_seed: int, n_seeds: int) -> tuple[int, ...]:
+    """Return seeds that depend on the study's alone; the first ones stay when more are asked for.
+
+    They are drawn from 31 bits, so that they are hardly those of another study that shares the store: a replicate from
+    there might be one that was chosen for its luck.
+    """
+    texts = (f"apportion confirm {study_seed} {at}" for at in range(n_seeds))
+    return tuple(
+        int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) & 0x7FFFFFFF for text in texts
+    )
+
+
+def missing_replicates(
+    folder: StudyFolder, trials: Sequence[TrialRecord], seeds: Sequence[int]
+) -> list[tuple[TrialRecord, int]]:
+    """Return which replicates are still to be trained: all trials with the first seed, then with the next one."""
+    return [
+        (trial, seed) for seed in seeds for trial in trials if not _is_there(folder, trial, seed)
+    ]
+
+
+@contextmanager
+def only_one(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study's confirmation.
+
+    Raises:
+        StudyError: Another process holds it.
+    """
+    folder.confirmation.mkdir(exist_ok=True)
+    lock = FileLock(folder.confirmation / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(
+            f"{folder.path}: another process confirms this study; wait for it or stop it first"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def train_replicates(
+    spec: StudySpec,
+    root: Path,
+    folder: StudyFolder,
+    wanted: Sequence[tuple[TrialRecord, int]],
+    speeds: Speeds,
+) -> Iterator[Done]:
+    """Train and score replicates one after the other, and yield each as it ends.
+
+    One that fails, whatever the reason, is recorded as failed, and the rest goes on.
+
+    Args:
+        spec: The study.
+        root: Where its relative paths start.
+        folder: Its results.
+        wanted: Trials and seeds.
+        speeds: Of the study, for the time left.
+
+    Raises:
+        ApportionError: The base or a source cannot be read.
+        StudyError: The suite or its data is not that of the search.
+    """
+    store_root = folder.store_root(spec, root)
+    store = None if store_root is None else StageStore(store_root)
+    lab = Lab.load(spec, root, store)
+    _check_suite([trial for trial, _ in wanted], lab)
+    planned = [speeds.recipe_seconds(trial.recipe) for trial, _ in wanted]
+    started = time.monotonic()
+    for at, (trial, seed) in enumerate(wanted, 1):
+        record = _train(lab, folder, trial, seed)
+        if store is not None:
+            with suppress(StoreError):
+                store.gc(int(spec.store.max_gigabytes * 1e9))
+        pace = (time.monotonic() - started) / sum(planned[:at])
+        yield Done(record, at, len(wanted), pace * sum(planned[at:]))
+
+
+def _train(lab: Lab, folder: StudyFolder, trial: TrialRecord, seed: int) -> TrialRecord:
+    spec = lab.spec.model_copy(
+        update={
+            "sampler": lab.spec.sampler.model_copy(update={"seed": seed}),
+            "stopping": lab.spec.stopping.model_copy(update={"enabled": False}),
+        }
+    )
+    proposal = Proposal(trial.number, trial.params, trial.recipe, trial.baseline)
+    # Seeds of stages come from that of the spec; base, sources and suites are the same for all.
+    seeded, lab.load_seconds = replace(lab, spec=spec), 0.0
+    run = TrialRun(seeded, folder.replicate(trial.number, seed), proposal, at_end_alone=True)
+    while not run.step():
+        pass
+    return run.record
+
+
+def _is_there(folder: StudyFolder, trial: TrialRecord, seed: int) -> bool:
+    try:
+        record = folder.replicate(trial.number, seed).read_record()
+    except StudyError:
+        return False  # damaged: it is trained again
+    return record is not None and record.state == "COMPLETE" and record.recipe == trial.recipe
+
+
+def _check_suite(trials: Sequence[TrialRecord], lab: Lab) -> None:
+    for trial in trials:
+        if trial.boundaries[-1].suite_version not in (None, lab.exam.version):
+            raise StudyError(
+                f"trial {trial.number} was scored by another suite or other data than are there now, so fresh scores "
+                "would not compare; put back the data of the search, or search again"
+            )
