@@ -123,6 +123,24 @@ def jackknife_ratio(
     return Estimate(ratio, math.sqrt((len(t_N) - 1) / len(t_N) * spread))
 
 
+def paired_difference(
+    first_N: Values, second_N: Values, clusters_N: Sequence[Hashable] | None = None
+) -> Estimate:
+    """Return the mean of first - second over N items that two models were both asked, and its standard error.
+
+    What an item is worth to either model drops out, so the error is that of the differences: smaller than that of two
+    unrelated measurements wherever the models find the same items hard. Source: Miller 2024 (arXiv 2411.00640), section
+    4.2. For a score that is a ratio, give values as `terms.linearised` returns them.
+
+    Raises:
+        ValueError: There are no items, or the lengths differ.
+    """
+    first_N, second_N = _checked(first_N), _checked(second_N)
+    if len(first_N) != len(second_N):
+        raise ValueError(f"{len(first_N)} items and {len(second_N)}; pairs need the same items")
+    return mean_estimate(first_N - second_N, clusters_N)
+
+
 def cluster_sums(values_N: Values, clusters_N: Sequence[Hashable]) -> npt.NDArray[np.float64]:
     """Return the sum over each cluster, shape (G,), clusters in the order in which they first come.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.scores import Score
 from search.cli import init
 from search.cli.main import main
 from search.cli.output import duration
@@ -17,8 +18,10 @@ from search.plan import (
     make_plan,
     measured_speeds,
 )
-from search.records import StageRecord, TrialRecord
+from search.records import Boundary, StageRecord, TrialRecord
+from search.resolution import resolutions
 from search.schema import SCHEMA_LINE
+from search.spec import ObjectiveSpec
 from search.yaml_file import load_study
 from spaces.recipe import Full, Recipe, Stage
 
@@ -247,3 +250,36 @@ def test_plan_of_a_wrong_study_is_refused(
 )
 def test_durations_are_said_in_the_unit_that_fits(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_plan_says_how_finely_each_objective_tells(
+    good_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(good_study), "--n", "0", "--resolution", "0.1", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    share = next(each for each in plan["objectives"] if each["unit"] == "share")
+    # 2 x .25 x 7.849 / .01 = 392.4 items; 2 rows: .5 / sqrt(2)
+    assert (share["n_items"], share["items_needed"]) == (2, 393)
+    assert share["stderr"] == pytest.approx(0.5 / 2**0.5)
+    assert main(["plan", str(good_study), "--n", "0"]) == 0
+    assert "2 items, standard error 0.35 (at a share of .5), to see 0.05: up to 1,570 items" in (
+        capsys.readouterr().out
+    )
+    assert main(["plan", str(good_study), "--resolution", "0"]) == 2
+
+
+def test_other_scores_tell_after_the_first_trial(good_study: Path) -> None:
+    spec = load_study(good_study)
+    objective = ObjectiveSpec(score="retention.kl", reference=1.0)
+    spec = spec.model_copy(update={"objectives": (objective,)})
+    (before,) = resolutions(spec, {}, [], 0.05)
+    assert (before.stderr, before.items_needed, before.is_measured) == (None, None, False)
+    drift = Score(
+        name="retention.kl", value=0.2, stderr=0.1, n=16, unit="nats/token", direction="minimise"
+    )
+    boundary = Boundary(n_stages=1, digest="d", scores=(drift,), evaluate_seconds=1.0)
+    trial = record(100, 1.0, 1.0).model_copy(update={"boundaries": (boundary,)})
+    (after,) = resolutions(spec, {}, [trial], 0.1)
+    # sd .1 x 4 = .4; 2 x .16 x 7.849 / .01 = 251.2
+    assert (after.n_items, after.items_needed, after.is_measured) == (16, 252, True)
+    assert after.stderr == pytest.approx(0.1)

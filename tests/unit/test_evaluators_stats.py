@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluators.stats import mean_estimate, ratio_estimate, share_estimate
+from evaluators.stats import mean_estimate, paired_difference, ratio_estimate, share_estimate
 
 
 def test_mean_of_one_two_three_six_has_standard_error_s_over_root_n() -> None:
@@ -74,3 +74,11 @@ def test_ratio_error_agrees_with_the_spread_over_many_samples() -> None:
         ratios.append(estimate.value)
         errors.append(estimate.stderr)
     assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.1)
+
+
+def test_paired_difference_loses_what_both_models_find_hard() -> None:
+    # Differences 1, 0, 1, 2: mean 1, squared deviations 0 + 1 + 0 + 1 = 2; stderr^2 = 2 / 3 / 4
+    value, stderr = paired_difference([10.0, 20.0, 31.0, 42.0], [9.0, 20.0, 30.0, 40.0])
+    assert (value, stderr) == pytest.approx((1.0, math.sqrt(1 / 6)))
+    with pytest.raises(ValueError, match="the same items"):
+        paired_difference([1.0], [1.0, 2.0])
