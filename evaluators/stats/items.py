@@ -129,8 +129,8 @@ def paired_difference(
     """Return the mean of first - second over N items that two models were both asked, and its standard error.
 
     What an item is worth to either model drops out, so the error is that of the differences: smaller than that of two
-    unrelated measurements wherever the models find the same items hard. Source: Miller 2024 (arXiv 2411.00640), section
-    4.2. For a score that is a ratio, give values as `terms.linearised` returns them.
+    unrelated measurements wherever the models find the same items hard. Source: Miller 2024 (arXiv 2411.00640). For a
+    score that is a ratio, give values as `terms.linearised` returns them.
 
     Raises:
         ValueError: There are no items, or the lengths differ.

@@ -89,9 +89,9 @@ def mean_over_replicates(one: Replicated, spread: Spread) -> CrossedEstimate:
 
     variance = spread / S + (variance between the items' means - interaction / S) / N, the second part at least 0. The
     spread between replicates holds the noise of items that is anew in each; what all share is the second part.
-    Source: Searle, Casella, McCulloch 1992, Variance Components, chapter 4, two-way crossed without replication. The
+    Source: Searle, Casella, McCulloch 1992, Variance Components, chapter 4, two-way crossed and balanced. The
     quantile is the mean of Student's quantiles of the two parts, weighted by the parts: Cochran and Cox 1957,
-    Experimental Designs, 2nd edition, section 4.14. Satterthwaite's degrees of freedom, the usual choice, are estimated
+    Experimental Designs, 2nd edition. Satterthwaite's degrees of freedom, the usual choice, are estimated
     from the same two or three seeds and gave intervals that were too short (results/benchmarks/confirm.md).
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from search.confirmation.records import ConfirmedScore, ConfirmedTrial
+from search.confirmation.records import ConfirmedScore, ConfirmedTrial, NoiseFloor
 from search.report.numbers import MISSING, count_text, number_text
 from search.report.view import INTERVAL_STDERRS, StudyView
 
@@ -14,7 +14,7 @@ HEAD = ("trial", "score", "searched", "fresh seeds", "95 % interval", "gap", "se
 HOW = (
     "Each recipe was trained again with fresh seeds. The interval is over seeds and items; the searched value, which "
     "was the reason for the choice, does not enter it. The gap is how much better the search saw the trial than fresh "
-    "seeds do: luck that came with being selected. Trials tie where no objective tells them apart (paired over items, "
+    "seeds do: luck that came with being selected. Luck with these very items stays; the holdout tells. Trials tie where no objective tells them apart (paired over items, "
     "Holm's correction over all pairs and objectives, 5 %)."
 )
 
@@ -62,7 +62,7 @@ def score_rows(view: StudyView) -> list[tuple[str, ...]]:
         return []
     names = {objective.name for objective in view.objectives}
     return [
-        _row(trial, score)
+        _row(trial, score, is_base=trial.number == found.base)
         for trial in found.trials
         for score in trial.scores
         if score.is_holdout or score.name in names
@@ -86,15 +86,7 @@ def noise_rows(view: StudyView) -> list[tuple[str, str, str, str]]:
     of one recipe differ by in 95 % of cases."""
     if view.confirmation is None:
         return []
-    return [
-        (
-            f"{floor.name} (holdout)" if floor.is_holdout else floor.name,
-            f"{number_text(floor.sd)} {floor.unit}",
-            f"{number_text(floor.low)} to {number_text(floor.high)}",
-            number_text(INTERVAL_STDERRS * 2**0.5 * floor.sd),
-        )
-        for floor in view.confirmation.noise
-    ]
+    return [_noise_row(floor) for floor in view.confirmation.noise]
 
 
 def missing_rows(view: StudyView) -> list[tuple[str, str, str]]:
@@ -120,14 +112,28 @@ def confirmation_lines(view: StudyView) -> Iterator[str]:
         yield f"trial {trial.number}: {trial.label}" + (f" [{'; '.join(marks)}]" if marks else "")
         for score in trial.scores:
             if score.name in names and not score.is_holdout:
-                _, name, searched, fresh, interval, gap, seeds, _ = _row(trial, score)
-                told = f"{fresh} ({interval}), searched {searched}, gap {gap}, {seeds} seeds"
-                yield f"  {name}: {told if trial.number != view.confirmation.base else fresh}"
+                is_base = trial.number == view.confirmation.base
+                _, name, searched, fresh, interval, gap, seeds, _ = _row(trial, score, is_base)
+                told = f", searched {searched}, gap {gap}, {seeds} seeds" if not is_base else ""
+                yield f"  {name}: {fresh} ({interval}){told}"
     for number, seed, reason in missing_rows(view):
         yield f"missing: trial {number}, seed {seed}: {reason}"
 
 
-def _row(trial: ConfirmedTrial, score: ConfirmedScore) -> tuple[str, ...]:
+def _noise_row(floor: NoiseFloor) -> tuple[str, str, str, str]:
+    name = f"{floor.name} (holdout)" if floor.is_holdout else floor.name
+    if floor.sd == 0:
+        # As with shares of few items: no spread was seen, which is no proof that there is none.
+        return name, "none seen", "", ""
+    return (
+        name,
+        f"{number_text(floor.sd)} {floor.unit}",
+        f"{number_text(floor.low)} to {number_text(floor.high)}",
+        number_text(INTERVAL_STDERRS * 2**0.5 * floor.sd),
+    )
+
+
+def _row(trial: ConfirmedTrial, score: ConfirmedScore, is_base: bool) -> tuple[str, ...]:
     has_interval = score.low is not None and score.high is not None
     interval = f"{_number(score.low)} to {_number(score.high)}" if has_interval else "unknown"
     return (
@@ -136,8 +142,8 @@ def _row(trial: ConfirmedTrial, score: ConfirmedScore) -> tuple[str, ...]:
         _number(score.searched),
         _number(score.value),
         interval,
-        _number(score.gap),
-        str(score.n_seeds),
+        "" if is_base else _number(score.gap),
+        "untrained" if is_base else str(score.n_seeds),
         str(score.n_items),
     )
 

@@ -70,6 +70,9 @@ def test_searched_value_stands_beside_the_confirmed_one_with_the_gap(tmp_path: P
     )
     # sd 1/20 in both; two trainings differ by 1.96 sqrt(2) .05
     assert noise_rows(view)[0][::3] == ("tone", "0.139")
+    assert noise_rows(view)[1] == ("retention.kl", "none seen", "", "")
+    base = next(row for row in score_rows(view) if row[:2] == ("0", "tone"))
+    assert (base[3], base[5], base[6]) == ("0.2", "", "untrained")
 
 
 def test_reasons_of_missing_replicates_are_escaped(tmp_path: Path) -> None:

@@ -136,76 +136,71 @@ def item_intervals(n_draws: int) -> None:
     print(f"bootstrap of a mean, 30 clusters of 4: {np.mean(holds):.3f} of {len(holds)}")
 
 
+@dataclass(frozen=True)
+class Luck:
+    """Where the scores of a simulated study owe their noise to; standard deviations, the last two of one item."""
+
+    seed_sd: float
+    own_sd: float
+    noise_sd: float
+
+    def runs(
+        self, draw: np.random.Generator, level_M2: Array, n_seeds: int, n_items: int
+    ) -> tuple[Array, Array]:
+        """Return values, (S, M, 2, N), and what is true of them on these very items, (M, 2)."""
+        shape = (*level_M2.shape, n_items)
+        shared = ITEM_SD * draw.normal(size=(1, 2, n_items))
+        true_M2N = level_M2[..., None] + shared + self.own_sd * draw.normal(size=shape)
+        seeds = self.seed_sd * draw.normal(size=(n_seeds, *level_M2.shape, 1))
+        noise = self.noise_sd * draw.normal(size=(n_seeds, *shape))
+        return true_M2N + seeds + noise, true_M2N.mean(axis=-1)
+
+
 def selection(n_studies: int, n_trials: int = 60, n_seeds: int = 3, n_items: int = 48) -> None:
     """Print how far above the truth the members of a front look, by how they are estimated.
 
-    Two objectives that trade off; the spread between seeds is 0.05 in both. Two truths: the mean over seeds on these
-    very items, and on all items that might have been asked.
+    Two objectives that trade off. Two truths: the mean over seeds on these very items, and on all items that might have
+    been asked.
     """
     print(
-        f"\nSelection: {n_studies} studies of {n_trials} trials, 2 objectives, front confirmed with {n_seeds} seeds"
+        f"\nSelection: {n_studies} studies of {n_trials} trials, 2 objectives, {n_seeds} fresh seeds"
     )
-    names = ("searched", "all runs pooled", "fresh seeds", "fresh, shrunk")
-    for own_sd in (0.0, OWN_SD):
+    for luck in (
+        Luck(0.05, 0.0, NOISE_SD),
+        Luck(0.05, OWN_SD, NOISE_SD),
+        Luck(0.02, OWN_SD, 0.1),
+    ):
         draw = np.random.default_rng(2)
-        errors: dict[str, list[Array]] = {name: [] for name in names}
-        on_items: dict[str, list[Array]] = {name: [] for name in names}
+        errors: dict[str, list[Array]] = {}
+        here: dict[str, list[Array]] = {}
         holds: list[bool] = []
         for _ in range(n_studies):
             dose_M = draw.random(n_trials)
-            level_M2 = np.stack([dose_M, 1 - dose_M**2], axis=1) * 0.6 - 0.15 * draw.random(
-                (n_trials, 1)
-            )
-            runs_SM2N = _runs(draw, level_M2, 1 + n_seeds, n_items, own_sd, seed_sd=0.05)
-            truth_M2 = level_M2 + runs_SM2N.shared.mean(axis=-1)
-            observed_M2 = runs_SM2N.values[0].mean(axis=-1)
-            on = front_mask(-observed_M2)
-            fresh_2M = runs_SM2N.values[1:][:, on].mean(axis=(0, -1))
-            found = {
-                "searched": observed_M2[on],
-                "all runs pooled": runs_SM2N.values[:, on].mean(axis=(0, -1)),
-                "fresh seeds": fresh_2M,
-                "fresh, shrunk": _shrunk(fresh_2M, runs_SM2N.values[1:][:, on]),
-            }
-            for name, value in found.items():
-                errors[name].append(value - level_M2[on])
-                on_items[name].append(value - truth_M2[on])
-            holds += _holds(runs_SM2N.values[1:][:, on], level_M2[on])
-        print(
-            f"own answers to items {own_sd:.1f}:  bias on all items   on these items   root mean square error"
-        )
-        for name in names:
-            error, here = np.concatenate(errors[name]), np.concatenate(on_items[name])
-            rms = math.sqrt(float((error**2).mean()))
-            print(
-                f"  {name:16} {error.mean():+.4f}             {here.mean():+.4f}           {rms:.4f}"
-            )
-        print(
-            f"  intervals of front members that hold the truth: {np.mean(holds):.3f} of {len(holds)}"
-        )
+            level_M2 = np.stack([dose_M, 1 - dose_M**2], axis=1) * 0.6
+            level_M2 = level_M2 - 0.15 * draw.random((n_trials, 1))
+            values_SM2N, true_M2 = luck.runs(draw, level_M2, 1 + n_seeds, n_items)
+            on = front_mask(-values_SM2N[0].mean(axis=-1))
+            for name, value in _estimates(values_SM2N[:, on]).items():
+                errors.setdefault(name, []).append(value - level_M2[on])
+                here.setdefault(name, []).append(value - true_M2[on])
+            holds += _holds(values_SM2N[1:][:, on], level_M2[on])
+        print(f"{luck}: bias on all items, on these items, root mean square error")
+        for name in errors:
+            all_items, these = np.concatenate(errors[name]), np.concatenate(here[name])
+            rms = math.sqrt(float((all_items**2).mean()))
+            print(f"  {name:16} {all_items.mean():+.4f}   {these.mean():+.4f}   {rms:.4f}")
+        print(f"  intervals that hold the truth on all items: {np.mean(holds):.3f} of {len(holds)}")
 
 
-@dataclass(frozen=True)
-class _Runs:
-    values: Array
-    """(S, M, 2, N)."""
-    shared: Array
-    """What items add in all of a recipe's replicates, (M, 2, N)."""
-
-
-def _runs(
-    draw: np.random.Generator,
-    level_M2: Array,
-    n_seeds: int,
-    n_items: int,
-    own_sd: float,
-    seed_sd: float,
-) -> _Runs:
-    shape = (*level_M2.shape, n_items)
-    shared = ITEM_SD * draw.normal(size=(1, 2, n_items)) + own_sd * draw.normal(size=shape)
-    seeds = seed_sd * draw.normal(size=(n_seeds, *level_M2.shape, 1))
-    noise = NOISE_SD * draw.normal(size=(n_seeds, *shape))
-    return _Runs(level_M2[None, :, :, None] + shared + seeds + noise, shared)
+def _estimates(values_SM2N: Array) -> dict[str, Array]:
+    """Return the ways to say how good the members of a front are; the first run is the one that chose them."""
+    fresh_M2 = values_SM2N[1:].mean(axis=(0, -1))
+    return {
+        "searched": values_SM2N[0].mean(axis=-1),
+        "all runs pooled": values_SM2N.mean(axis=(0, -1)),
+        "fresh seeds": fresh_M2,
+        "fresh, shrunk": _shrunk(fresh_M2, values_SM2N[1:]),
+    }
 
 
 def _shrunk(fresh_M2: Array, values_SM2N: Array) -> Array:
@@ -238,10 +233,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--only", choices=("coverage", "selection"))
     options = parser.parse_args()
-    coverage(options.pairs)
-    item_intervals(2 * options.pairs)
-    selection(options.studies)
+    if options.only != "selection":
+        coverage(options.pairs)
+        item_intervals(2 * options.pairs)
+    if options.only != "coverage":
+        selection(options.studies)
 
 
 if __name__ == "__main__":
