@@ -70,7 +70,9 @@ class Replicated:
             return Spread(0.0, math.inf)
         if len(self.values) < 2:
             return None
-        return Spread(float(self.values.var(ddof=1)), len(self.values) - 1)
+        # Equal values have no spread, and not what rounding leaves of one.
+        variance = float(self.values.var(ddof=1)) if np.ptp(self.values) else 0.0
+        return Spread(variance, len(self.values) - 1)
 
     @cached_property
     def interaction(self) -> float:

@@ -14,8 +14,8 @@ HEAD = ("trial", "score", "searched", "fresh seeds", "95 % interval", "gap", "se
 HOW = (
     "Each recipe was trained again with fresh seeds. The interval is over seeds and items; the searched value, which "
     "was the reason for the choice, does not enter it. The gap is how much better the search saw the trial than fresh "
-    "seeds do: luck that came with being selected. Luck with these very items stays; the holdout tells. Trials tie where no objective tells them apart (paired over items, "
-    "Holm's correction over all pairs and objectives, 5 %)."
+    "seeds do: luck that came with being selected. Luck with these very items stays; the holdout tells. Trials tie "
+    "where no objective tells them apart (paired over items, Holm's correction over all pairs and objectives, 5 %)."
 )
 
 
