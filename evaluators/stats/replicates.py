@@ -54,7 +54,7 @@ class Replicated:
     """What each item (or cluster of items) adds, shape (S, N): each row's mean is the replicate's score. None where it
     is not known."""
     item_stderr: float | None = None
-    """Standard error over items of one replicate, used where `items` is None; None counts as 0."""
+    """Standard error over items of one replicate, used where `items` is None or tells none; None counts as 0."""
     is_trained: bool = True
     """False for the untouched base, which has one value and no spread between seeds."""
 
@@ -101,7 +101,7 @@ def mean_over_replicates(one: Replicated, spread: Spread) -> CrossedEstimate:
         spread: Between seeds; its own (`Replicated.spread`) or a moderated one.
 
     """
-    return _estimate(one.value, [_seed_part(one, spread), _item_part(one, None)])
+    return _estimate(one.value, [_seed_part(one, spread), *_item_parts(one, None)])
 
 
 def difference_over_replicates(
@@ -115,9 +115,9 @@ def difference_over_replicates(
     """
     parts = [_seed_part(first, first_spread), _seed_part(second, second_spread)]
     if _are_paired(first, second):
-        parts.append(_item_part(first, second))
+        parts += _item_parts(first, second)
     else:
-        parts += [_item_part(first, None), _item_part(second, None)]
+        parts += [*_item_parts(first, None), *_item_parts(second, None)]
     return _estimate(first.value - second.value, parts)
 
 
@@ -180,21 +180,24 @@ def _seed_part(one: Replicated, spread: Spread) -> Spread:
     return Spread(spread.variance / len(one.values), spread.df)
 
 
-def _item_part(one: Replicated, other: Replicated | None) -> Spread:
+def _item_parts(one: Replicated, other: Replicated | None) -> list[Spread]:
     """Return the variance that comes from which items there are; of a difference if there is another."""
-    if one.items is None:
-        return Spread((one.item_stderr or 0.0) ** 2, math.inf)
+    both = [each for each in (one, other) if each is not None]
+    # Where nothing is known of the items, or all of them passed (or failed) always: with few of them that is no proof.
+    unseen = [each for each in both if each.items is None or not np.ptp(each.items)]
+    parts = [Spread((each.item_stderr or 0.0) ** 2, math.inf) for each in unseen]
+    if len(unseen) == len(both) or one.items is None:
+        return parts
     items_N = one.items.mean(axis=0)
     again = one.interaction / len(one.values)
-    if other is not None:
-        assert other.items is not None
+    if other is not None and other.items is not None:
         items_N = items_N - other.items.mean(axis=0)
         again += other.interaction / len(other.values)
     n_items = len(items_N)
     if n_items < 2:
-        return Spread(0.0, math.inf)
+        return parts
     shared = max(0.0, float(items_N.var(ddof=1)) - again)
-    return Spread(shared / n_items, n_items - 1)
+    return [*parts, Spread(shared / n_items, n_items - 1)]
 
 
 def _are_paired(first: Replicated, second: Replicated) -> bool:

@@ -65,6 +65,19 @@ def test_base_has_no_spread_between_seeds() -> None:
     assert found.df == pytest.approx(1)
 
 
+def test_items_that_all_pass_are_no_proof_and_count_with_their_own_standard_error() -> None:
+    passed = replicated([[1.0, 1.0], [1.0, 1.0]], item_stderr=0.3)
+    failed = replicated([[0.0, 0.0], [0.0, 0.0]], item_stderr=0.4)
+    zero = Spread(0.0, 1)
+    found = difference_over_replicates(passed, failed, zero, zero)
+    assert (found.value, found.stderr) == pytest.approx((1.0, 0.5))
+    half = replicated(
+        [[1.0, 0.0], [1.0, 0.0]], item_stderr=0.7
+    )  # items vary by 1/2, over 2 items 1/4
+    mixed = difference_over_replicates(half, failed, zero, zero)
+    assert mixed.stderr == pytest.approx(math.sqrt(0.25 + 0.16))
+
+
 def test_single_replicate_tells_no_spread() -> None:
     assert replicated([[1.0, 3.0]]).spread is None
 
