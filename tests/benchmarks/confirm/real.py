@@ -5,8 +5,8 @@
 
 Pairs: each of 20 recipes stands in a study twice, as two trials, and each is confirmed with three seeds of its own.
 Their true difference is 0 in every score, and the 95 % intervals that `apportion confirm` gives should hold it in 95 of
-100. Selection: of 60 recipes of the replay table, one training each, the front is confirmed with three fresh seeds, and
-three further seeds tell the truth. Everything is kept in .demo/confirm and goes on where it was. About 20
+100. Selection: of 60 recipes (--recipes), one training each, the front is confirmed with three fresh seeds, and three
+further seeds tell the truth. Everything is kept in .demo/confirm and goes on where it was. About 20
 minutes on one core.
 """
 
@@ -40,7 +40,7 @@ from search.trial import TrialRun  # noqa: E402
 from search.yaml_file import load_study  # noqa: E402
 from spaces.recipe import Recipe  # noqa: E402
 
-N_PAIRS, N_SEARCHED, N_SEEDS = 20, 60, 3
+N_PAIRS, N_SEEDS = 20, 3
 
 
 def drawn_recipes(spec: StudySpec, n_recipes: int, seed: int) -> list[Recipe]:
@@ -146,7 +146,7 @@ def _single_pairs(found: Confirmation) -> None:
     _print_share("all", every)
 
 
-def selection(spec: StudySpec, root: Path, work: Path, n_searches: int) -> None:
+def selection(spec: StudySpec, root: Path, work: Path, n_searches: int, n_recipes: int) -> None:
     """Report what the search saw of the front it chose, what three fresh seeds say, and what three further ones do."""
     names = [objective.score for objective in spec.objectives]
     signs = np.array([1.0 if way == "maximise" else -1.0 for way in spec.directions()])
@@ -155,7 +155,7 @@ def selection(spec: StudySpec, root: Path, work: Path, n_searches: int) -> None:
     for at in range(n_searches):
         folder = StudyFolder(work / f"selection{at}")
         folder.make()
-        trials = searched(lab, folder, drawn_recipes(spec, N_SEARCHED, seed=100 + at))
+        trials = searched(lab, folder, drawn_recipes(spec, n_recipes, seed=100 + at))
         values_NK = np.array(
             [[trial.final_scores[name].value for name in names] for trial in trials], dtype=float
         )
@@ -215,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=TOP / ".demo" / "confirm")
     parser.add_argument("--searches", type=int, default=3)
+    parser.add_argument("--recipes", type=int, default=60)
     parser.add_argument("--only", choices=("pairs", "selection"))
     options = parser.parse_args()
     study = prepare(TOP / ".demo" / "replay")
@@ -223,7 +224,7 @@ def main() -> None:
     if options.only != "selection":
         pairs(spec, root, options.work)
     if options.only != "pairs":
-        selection(spec, root, options.work, options.searches)
+        selection(spec, root, options.work, options.searches, options.recipes)
 
 
 if __name__ == "__main__":
