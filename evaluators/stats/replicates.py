@@ -99,7 +99,6 @@ def mean_over_replicates(one: Replicated, spread: Spread) -> CrossedEstimate:
     Args:
         one: The score.
         spread: Between seeds; its own (`Replicated.spread`) or a moderated one.
-
     """
     return _estimate(one.value, [_seed_part(one, spread), *_item_parts(one, None)])
 

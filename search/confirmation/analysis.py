@@ -100,7 +100,7 @@ def analyse(
     return Confirmation(
         made_at=utc_now(),
         suite_version=chosen[-1].boundaries[-1].suite_version or "",
-        seeds=tuple(dict.fromkeys(seed for each in replicates.values() for seed in each)),
+        seeds=tuple(sorted({seed for each in replicates.values() for seed in each})),
         base=base.number if base is not None else None,
         trials=tuple(
             ConfirmedTrial(

@@ -121,7 +121,7 @@ class Confirmation(Record):
     suite_version: str
     """Of the suite that scored searched and fresh models alike."""
     seeds: tuple[int, ...]
-    """Fresh seeds, in the order they were used."""
+    """Fresh seeds, lowest first."""
     base: int | None
     """Number of the untouched base; it is compared with all, and needs no training."""
     trials: tuple[ConfirmedTrial, ...]
