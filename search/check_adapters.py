@@ -47,7 +47,7 @@ _BOUNDS = {
     "warmup_share": _SHARE,
     "final_share": _SHARE,
     "orthogonality": _Bound(lambda number: number >= 0, "write 0 or a number above"),
-    "dose_tokens": _COUNT,
+    "dose_tokens": _Bound(lambda number: number >= 0, "write a whole number of at least 0"),
     "learning_rate": _POSITIVE,
 }
 

@@ -63,6 +63,10 @@ def order_findings(spec: StudySpec) -> Iterator[Finding]:
     for index, baseline in enumerate(spec.baselines):
         for position, name in enumerate(baseline.order):
             yield from _influence_name(spec, ("baselines", index, "order", position), name)
+    for name, influence in spec.training_influences.items():
+        if influence.repeat is not None and spec.order.max_repeats == 1:
+            text = "is never used, since no influence runs again; raise order.max_repeats, or remove it"
+            yield Finding(("influences", name, "repeat"), text, True)
     if spec.order.influences is not None:
         in_branches = names_in_branches(spec)
         for name in spec.influences:

@@ -23,7 +23,7 @@ from spaces.adapter import ON_WEIGHTS, AdaLora, Full, Lora, quantised_conflict
 from spaces.adapter_spec import AnyAdapterSpec, split_conflict
 from spaces.influence import InfluenceSpec, ParallelSpec
 from spaces.loss import NO_REFERENCE
-from spaces.spec import Spec
+from spaces.spec import Spec, ends
 
 HANDOFFS = ("merge", "stack", "detach", "continue")
 
@@ -40,6 +40,9 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         place: KeyPath = ("influences", name)
         adapter = influence.adapter
         yield from bound_findings(influence, place)
+        if ends(influence.dose_tokens)[1] == 0:
+            text = "0 leaves the influence out of every recipe; raise it, or remove the influence"
+            yield Finding((*place, "dose_tokens"), text)
         yield from bound_findings(adapter, (*place, "adapter"))
         yield from adapter_findings(adapter, (*place, "adapter"), config)
         for spot, text in texts(influence.handoff, (*place, "handoff")):
@@ -159,11 +162,12 @@ def _followers(spec: StudySpec, name: str) -> Iterator[str]:
                 for other in stages[stages.index(name) + 1 :]
                 if other in spec.training_influences
             )
-    if name not in allowed or order.max_stages == 1:
+    has_rounds = ends(order.rounds)[1] > 1
+    if name not in allowed or (order.max_stages == 1 and not has_rounds):
         return
     for other in allowed:
         may_repeat = other != name or order.max_repeats > 1
-        if not may_repeat or (other, name) in order.before:
+        if not has_rounds and (not may_repeat or (other, name) in order.before):
             continue
         following = spec.influences.get(other)
         if isinstance(following, InfluenceSpec):

@@ -13,6 +13,7 @@ from search.records import TrialRecord
 from search.spec import StudySpec
 from spaces.recipe import Merge, Parallel, Recipe, Stage
 from spaces.space import Space
+from spaces.spec import ends
 
 N_SAMPLED = 200
 """Recipes behind the mean cost of a trial."""
@@ -84,7 +85,8 @@ class Plan:
     """Behind all seconds."""
     tokens_per_trial: float
     """Mean over sampled recipes. A stagewise trial with a store is priced as one stage, as if its parent were stored;
-    where `order.min_stages` is above 1, as that many stages, which is what a trial from the base trains."""
+    where `order.min_stages` is above 1, as that many stages, and where `order.rounds` is, as that many rounds: what a
+    trial from the base trains."""
     seconds_per_trial: float
     """As `tokens_per_trial`."""
     n_trials: int
@@ -118,11 +120,11 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
     priced = sampled
     if spec.sampler.name == "stagewise" and spec.store.enabled:
         # It proposes what is stored and one stage more, or the fewest that the order allows.
-        n = space.rules.min_stages
+        n = space.rules.min_stages * int(ends(spec.order.rounds)[0])
         priced = [
             Recipe(stages=recipe.stages[at : at + n])
             for recipe in sampled
-            for at in range(len(recipe.stages) - n + 1)
+            for at in range(max(1, len(recipe.stages) - n + 1))
         ]
     tokens = fmean(sum(stage.dose_tokens for stage in recipe.stages) for recipe in priced)
     seconds = fmean(speeds.recipe_seconds(recipe) for recipe in priced)

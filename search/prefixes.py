@@ -19,6 +19,7 @@ from search.spec import TrainingSpec
 from search.stages.base_model import ResidentBase
 from search.stages.combine import changed_weights
 from search.stages.combining import Weights, combine_branches, combine_models
+from search.stages.going_on import Before, Earlier
 from search.stages.model_ref import ModelRef
 from search.stages.persist import needs_parent, restore_stage
 from search.stages.run import StageSession, run_stage
@@ -219,15 +220,32 @@ class Prefixes:
         self, number: int, stage: Stage, shares: Sequence[float], folder: Path | None
     ) -> Generator[Suspended, None, tuple[ModelRef, StageRecord]]:
         # A stage that fails leaves the model unusable.
-        ref, seed = self._taken(number - 1), self._seeds[number - 1]
+        ref, earlier = self._taken(number - 1), self._earlier(number)
+        arguments = (ref, stage, self._sources, self._training, self._seeds[number - 1])
         if not shares:
-            outcome = run_stage(ref, stage, self._sources, self._training, seed, keep_in=folder)
+            outcome = run_stage(*arguments, keep_in=folder, earlier=earlier)
             return ref, self._record(number, vars(outcome))
-        with StageSession(ref, stage, self._sources, self._training, seed) as session:
+        with StageSession(*arguments, earlier) as session:
             for rung in session.rungs(shares):
                 session.advance(rung.n_steps)
                 yield Suspended(rung.share, rung.trained_tokens, session.train_seconds, ref)
             return ref, self._record(number, vars(session.finish(folder)))
+
+    def _earlier(self, number: int) -> list[Earlier]:
+        """Return what the recipe trains before a stage; a merge of stored models trains nothing."""
+        found: list[Earlier] = []
+        for at, stage in enumerate(self._recipe.stages[: number - 1], 1):
+            if isinstance(stage, Stage):
+                found.append(Before(stage, self._seeds[at - 1]))
+            elif isinstance(stage, Parallel):
+                branches = []
+                for name, branch in stage.branches.items():
+                    if branch.is_active:
+                        seeds = self._naming.seeds(self._recipe.branch(at, name))[at - 1 :]
+                        pairs = zip(branch.stages, seeds, strict=True)
+                        branches.append(tuple(Before(*pair) for pair in pairs))
+                found.append(tuple(branches))
+        return found
 
     def _parallel(
         self, number: int, stage: Parallel, folder: Path | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,10 @@ from spaces.stage import Stage
 
 BASE_LABEL = "base"
 SEPARATOR = " > "
+
+DOSE_FACTOR = "repeat.dose_factor"
+"""Field of an influence that decides the doses of its runs and is no part of any stage."""
+_DOSE = re.compile(r"(parts\..+\.\d+\.)?dose_tokens")
 
 FieldValue = Parameter | ParamValue | AnyMix
 """A parameter, a value, or a mix whose parts are parameters of their own."""
@@ -50,6 +55,8 @@ def influence_values(
         values[f"adapter.{field}"] = value
     for field in ("dose_tokens", "learning_rate", "handoff"):
         values[field] = as_parameter(f"{prefix}.{field}", getattr(spec, field))
+    if spec.repeat is not None:
+        values[DOSE_FACTOR] = as_parameter(f"{prefix}.{DOSE_FACTOR}", spec.repeat.dose_factor)
     if spec.max_passes is not None:
         values["max_passes"] = spec.max_passes
     if spec.method != "joint":
@@ -61,10 +68,25 @@ def influence_values(
     return values if spec.weights is None else values | _simplex_values(prefix, spec.weights)
 
 
+def dose_fields(values: Mapping[str, FieldValue]) -> list[str]:
+    """Return the fields that are doses: one of an influence that trains, those of all branches, or none of a merge."""
+    return [field for field in values if _DOSE.fullmatch(field)]
+
+
 def decode_stage(
-    influence: str, values: Mapping[str, FieldValue], params: Mapping[str, ParamValue]
+    influence: str,
+    values: Mapping[str, FieldValue],
+    params: Mapping[str, ParamValue],
+    doses: Mapping[str, int] | None = None,
 ) -> Stage | Parallel | Merge:
     """Return the stage that an influence and the params mean.
+
+    Args:
+        influence: Its name.
+        values: From `influence_values`.
+        params: Values of its parameters, by name.
+        doses: Of this run by field, where they are not the influence's own. A stage of a branch whose dose is 0 is left
+            out.
 
     Raises:
         ValueError: The values make no legal stage.
@@ -72,7 +94,8 @@ def decode_stage(
     decided: dict[str, Any] = {
         field: params[value.name] if isinstance(value, Parameter) else value
         for field, value in values.items()
-    }
+        if field != DOSE_FACTOR
+    } | dict(doses or {})
     if decided["method"] in ("parallel", "merge"):
         stage = _combining_data(influence, decided)
     else:
@@ -126,7 +149,9 @@ def _combining_values(
             copy = branch.stages[:at].count(influence) + 1
             own = f"{prefix}.{name}.{influence}" + (f".{copy}" if copy > 1 else "")
             for field, value in influence_values(own, known[influence]).items():
-                values[f"parts.{name}.{at}.{field}"] = value
+                # What is in a branch twice has values of its own each time.
+                if field != DOSE_FACTOR:
+                    values[f"parts.{name}.{at}.{field}"] = value
     return values
 
 
@@ -175,7 +200,8 @@ def _combining_data(influence: str, decided: dict[str, Any]) -> dict[str, Any]:
 
 def _branch_stages(part: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     influences = part["order"].split(SEPARATOR) if part["order"] else []
-    return tuple(_training_data(name, _take(part, str(at))) for at, name in enumerate(influences))
+    stages = [_training_data(name, _take(part, str(at))) for at, name in enumerate(influences)]
+    return tuple(stage for stage in stages if stage["dose_tokens"] != 0)
 
 
 def _loss_values(prefix: str, loss: str, holder: InfluenceSpec | TermSpec) -> dict[str, FieldValue]:

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from spaces.adapter_spec import AdapterSpec as AdapterSpec
 from spaces.adapter_spec import FullSpec as FullSpec
 from spaces.adapter_spec import LoraSpec as LoraSpec
+from spaces.dose import RepeatSpec as RepeatSpec
 from spaces.loss import ARBITRATIONS, LOSS_SETTINGS, SETTINGS, LossName, setting_owners
 from spaces.mix_spec import AnyMix, MixValue, refuse_bad_shares, sources_of
 from spaces.mix_spec import CurriculumSpec as CurriculumSpec
@@ -84,7 +85,9 @@ class InfluenceSpec(Spec):
     """Source to share of the dose, fixed (`{chat: 0.7, plain: 0.3}`), a simplex, from `start` to `end`, or by size
     (`{temperature: 2, sources: [chat, plain]}`). Every method but `joint` needs it."""
     dose_tokens: IntValue
-    """Training tokens without padding."""
+    """Training tokens without padding. 0 leaves the influence out; with `order.rounds`, the total of all rounds."""
+    repeat: RepeatSpec | None = None
+    """How a further run of the influence differs from its first; needs `order.max_repeats` above 1."""
     learning_rate: FloatValue
     """Peak learning rate of AdamW."""
     beta: FloatValue | None = None

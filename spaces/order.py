@@ -8,12 +8,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from spaces.spec import Spec
+from spaces.spec import IntValue, Spec, ends
 
 RESERVED_NAMES = {
     "base": "the untouched base",
     "order": "the parameter of that name",
     "n_stages": "the parameter of that name",
+    "n_rounds": "the parameter of that name",
     "split": "the parameters that influences share",
 }
 """Names that no influence may have, and what has them already."""
@@ -30,6 +31,9 @@ class OrderSpec(Spec):
     """Most stages. Default: the number of influences."""
     max_repeats: int = Field(default=1, ge=1)
     """How often one influence may run in a recipe."""
+    rounds: IntValue = 1
+    """How often the order runs through: in 2 rounds `a > b` trains a, b, a, b. Doses are totals, split evenly over the
+    rounds; `min_stages`, `max_stages` and `before` hold within a round."""
     before: tuple[tuple[str, str], ...] = ()
     """Fixed precedence: `[tone, taste]` means tone never runs after taste."""
     per_position: bool = False
@@ -42,6 +46,14 @@ class OrderSpec(Spec):
         if self.max_stages is not None and self.max_stages < self.min_stages:
             raise ValueError(
                 f"min_stages {self.min_stages} is above max_stages {self.max_stages}; swap or widen them"
+            )
+        fewest, most = ends(self.rounds)
+        if fewest < 1:
+            raise ValueError(f"rounds may be {fewest}; write whole numbers of at least 1")
+        if most > 1 and self.max_repeats > 1:
+            raise ValueError(
+                "rounds run the whole order again, and max_repeats lets an influence run again inside it; "
+                "give one of both"
             )
         return self
 

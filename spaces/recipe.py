@@ -56,6 +56,26 @@ class Recipe(Spec):
         """Return the recipe of the first `n_stages` stages."""
         return Recipe(stages=self.stages[:n_stages])
 
+    def goes_on(self, at: int, source_hashes: Mapping[str, str]) -> bool:
+        """Return whether stage `at` has a loss on a source that a stage before it had: it does not begin anew.
+
+        Args:
+            at: The stage, from 0; of a `Parallel`, any stage of its branches.
+            source_hashes: As in `Stage.canonical`.
+        """
+        stage = self.stages[at]
+        if isinstance(stage, Parallel):
+            active = [name for name, branch in stage.branches.items() if branch.is_active]
+            branches = [self.branch(at + 1, name) for name in active]
+            return any(
+                one.goes_on(number, source_hashes)
+                for one in branches
+                for number in range(at, len(one.stages))
+            )
+        before = [one for earlier in self.stages[:at] for one in earlier.trainings]
+        drawn = {stream for one in before for stream in one.streams(source_hashes)}
+        return any(one.streams(source_hashes) & drawn for one in stage.trainings)
+
     def label(self) -> str:
         """Return the recipe in one short line, such as `tone(lora r8, 2.0k) > taste(dpo full, 1.5k)`."""
         return " > ".join(stage.label for stage in self.stages) or "base"
@@ -75,8 +95,12 @@ class Recipe(Spec):
             source_hashes: As in `Stage.canonical`.
         """
         digests = [_sha256(context)]
-        for stage in self.stages:
-            digests.append(_sha256(digests[-1] + stage.canonical(source_hashes or {})))
+        for at, stage in enumerate(self.stages):
+            text = stage.canonical(source_hashes or {})
+            if self.goes_on(at, source_hashes or {}):
+                # Such stages began anew once; what is stored of that time must not stand in for them.
+                text += " goes on"
+            digests.append(_sha256(digests[-1] + text))
         return tuple(digests)
 
     def stage_seeds(

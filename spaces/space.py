@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from spaces.decode import BASE_LABEL, SEPARATOR, FieldValue, decode_stage, influence_values
+from spaces.decode import (
+    BASE_LABEL,
+    DOSE_FACTOR,
+    SEPARATOR,
+    FieldValue,
+    decode_stage,
+    dose_fields,
+    influence_values,
+)
+from spaces.dose import repeat_doses, round_doses
 from spaces.influence import AnyInfluence, InfluenceSpec, ParallelSpec
 from spaces.order import OrderRules, OrderSpec
 from spaces.params import (
@@ -18,11 +28,28 @@ from spaces.params import (
     ParamValue,
     RandomSuggester,
     Suggester,
+    as_parameter,
 )
 from spaces.recipe import Recipe
+from spaces.spec import ends
 
 MAX_SEQUENCES = 256
 """Up to here the order is one readable choice; a longer list would bloat every stored trial."""
+
+
+class Run(NamedTuple):
+    """One run of an influence in a recipe."""
+
+    prefix: str
+    """Of the names of its parameters."""
+    influence: str
+    doses: dict[str, int]
+    """Tokens of this run by the field they come from; several where there are branches, none for a merge."""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether there is no such stage."""
+        return self.doses == {"dose_tokens": 0}
 
 
 class Space:
@@ -32,14 +59,18 @@ class Space:
         """Build the space.
 
         Raises:
-            ValueError: An influence has a reserved name, the order rules contradict each other, or they leave too many
-                sequences for the encoding asked for.
+            ValueError: An influence has a reserved name, the order rules contradict each other or what the influences
+                say of their doses, or they leave too many sequences for the encoding asked for.
         """
         self.rules = OrderRules(order, tuple(influences))
         self.influences = {name: influences[name] for name in self.rules.influences}
         self._known = dict(influences)
         _check_branches(self._known)
         self.per_position = order.per_position
+        self.rounds = as_parameter("n_rounds", order.rounds)
+        for name, influence in self.influences.items():
+            if isinstance(influence, InfluenceSpec):
+                _check_doses(name, influence, order)
         n_sequences = self.rules.n_sequences()
         if order.encoding == "sequence" and n_sequences > MAX_SEQUENCES:
             raise ValueError(
@@ -67,9 +98,12 @@ class Space:
         """Return the values that may vary: of one sequence, or of all sequences together. Order left out."""
         found: dict[str, Parameter] = {}
         for prefix, name in self.positions(sequence):
-            for value in self.values(prefix, name).values():
-                if isinstance(value, Parameter):
+            n_runs = self.rules.max_repeats if sequence is None else sequence.count(name)
+            for field, value in self.values(prefix, name).items():
+                if isinstance(value, Parameter) and (field != DOSE_FACTOR or n_runs > 1):
                     found[value.name] = value
+        if isinstance(self.rounds, Parameter) and (sequence is None or sequence):
+            found[self.rounds.name] = self.rounds
         return list(found.values())
 
     def suggest(self, trial: Suggester, conditional: bool) -> Params:
@@ -110,18 +144,71 @@ class Space:
             ValueError: The values make no legal recipe, such as an adapter that the next stage cannot continue.
         """
         stages = [
-            decode_stage(name, self.values(prefix, name), params)
-            for prefix, name in self.positions(self.sequence(params))
+            decode_stage(name, self.values(prefix, name), params, doses)
+            for prefix, name, doses in self.stages(params)
         ]
         try:
             return Recipe(stages=tuple(stages))
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
+    def stages(self, params: Mapping[str, ParamValue]) -> list[Run]:
+        """Return the runs of influences that params mean, first to last, without those that have no dose."""
+        return [run for run in self._runs(params) if not run.is_left_out]
+
+    def _runs(self, params: Mapping[str, ParamValue]) -> list[Run]:
+        positions = list(self.positions(self.sequence(params)))
+        values = {prefix: self.values(prefix, name) for prefix, name in positions}
+        n_rounds = int(_decided(self.rounds, params)) if positions else 1
+        left: dict[str, list[dict[str, int]]] = {}
+        for prefix, own in values.items():
+            n_runs = n_rounds * sum(other == prefix for other, _ in positions)
+            factor = own[DOSE_FACTOR] if DOSE_FACTOR in own and n_runs > n_rounds else 1.0
+            doses = {
+                field: round_doses(total, n_rounds)
+                if n_rounds > 1
+                else repeat_doses(total, _decided(factor, params), n_runs)
+                for field in dose_fields(own)
+                for total in (int(_decided(own[field], params)),)
+            }
+            left[prefix] = [
+                {field: each[n] for field, each in doses.items()} for n in range(n_runs)
+            ]
+        return [Run(prefix, name, left[prefix].pop(0)) for prefix, name in positions * n_rounds]
+
+    def prefix(self, params: Mapping[str, ParamValue], n_stages: int) -> Params | None:
+        """Return params that mean the first stages of a recipe; None if the space has no such recipe.
+
+        Args:
+            params: Of the whole recipe; values that the shorter one does not use are kept.
+            n_stages: At least 1, at most those of the recipe.
+        """
+        sequence, runs = self.sequence(params), self._runs(params)
+        n_runs = [at for at, run in enumerate(runs, 1) if not run.is_left_out][n_stages - 1]
+        order = sequence[:n_runs]
+        found = {**params, **self._encode_order(order)}
+        if isinstance(self.rounds, Parameter):
+            # Rounds that were not run take their part of the dose with them.
+            found[self.rounds.name] = -(-n_runs // len(sequence))
+            for prefix, name, doses in runs[: len(order)]:
+                for field in doses:
+                    value = self.values(prefix, name)[field]
+                    if isinstance(value, Parameter):
+                        done = [one.doses[field] for one in runs[:n_runs] if one.prefix == prefix]
+                        found[value.name] = sum(done)
+        try:
+            self.rules.check(order)
+            if self.decode(found) != self.decode(params).prefix(n_stages):
+                return None
+        except ValueError:
+            return None
+        is_within = all(each.match(found[each.name]) is not None for each in self.parameters(order))
+        return found if is_within else None
+
     def sample(self, seed: int) -> Params:
         """Return random params, repeatable from the seed; the base itself is not drawn."""
         suggester = RandomSuggester(seed)
-        while not self.sequence(params := self.suggest(suggester, conditional=True)):
+        while not self.stages(params := self.suggest(suggester, conditional=True)):
             pass
         return params
 
@@ -195,6 +282,40 @@ class Space:
             copy = order[:position].count(name) + 1
             params[_key_name(name, copy)] = 1.0 - position / (len(order) + 1)
         return {"n_stages": len(order), **params}
+
+
+def _decided(value: FieldValue, params: Mapping[str, ParamValue]) -> float:
+    """Return a number that is fixed or among the params."""
+    found = params[value.name] if isinstance(value, Parameter) else value
+    assert isinstance(found, int | float)
+    return found
+
+
+def _check_doses(name: str, influence: InfluenceSpec, order: OrderSpec) -> None:
+    """Refuse doses of an influence's runs that contradict the order.
+
+    Raises:
+        ValueError: They do.
+    """
+    least, most = ends(influence.dose_tokens)
+    if most <= 0:
+        raise ValueError(
+            f"influences.{name}.dose_tokens is never above 0, so it never runs; leave the influence out"
+        )
+    if influence.repeat is not None:
+        if order.per_position and order.max_repeats > 1:
+            raise ValueError(
+                f"order.per_position gives each run of {name} a dose of its own, and repeat.dose_factor another; "
+                "remove one of both"
+            )
+        least = repeat_doses(
+            int(least), min(1.0, ends(influence.repeat.dose_factor)[0]), order.max_repeats
+        )[-1]
+    if least == 0 and order.min_stages > 1:
+        raise ValueError(
+            f"order.min_stages is {order.min_stages}, and the dose of {name} may become 0, which leaves the stage out; "
+            "set min_stages to 1, or raise the dose"
+        )
 
 
 def _key_name(influence: str, copy: int) -> str:

@@ -127,6 +127,15 @@ class TextChoice(Spec):
         return self
 
 
+def ends(value: FloatValue | IntValue) -> tuple[float, float]:
+    """Return the smallest and the largest number that a value can become."""
+    if isinstance(value, FloatRange | IntRange):
+        return value.low, value.high
+    if isinstance(value, FloatChoice | IntChoice):
+        return min(value.choice), max(value.choice)
+    return value, value
+
+
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
     if low > high:
         raise ValueError(f"range is upside down: low {low} is above high {high}; swap them")

@@ -104,7 +104,7 @@ class Stage(Grown):
         where = "" if self.adapter.layers == "all" else f" L{self.adapter.layers}"
         return (
             f"{self.influence}({self.method_text} {adapter_label(self.adapter)}{where}, "
-            f"{self.dose_tokens / 1000:.2g}k)"
+            f"{_thousands(self.dose_tokens)}k)"
         )
 
     @property
@@ -138,6 +138,15 @@ class Stage(Grown):
         names = (name for term in self.losses.values() for name in mix_sources(term))
         return tuple(dict.fromkeys(names))
 
+    def streams(self, source_hashes: Mapping[str, str]) -> set[tuple[str, str]]:
+        """Return what the stage draws rows from: losses with the content of their sources, as in `canonical`."""
+        return {
+            (loss, source_hashes.get(name, name))
+            for loss, term in self.losses.items()
+            if term.is_active
+            for name in mix_sources(term)
+        }
+
     def canonical(self, source_hashes: Mapping[str, str], with_dose: bool = True) -> str:
         """Return the stage as JSON with sorted keys: equal text means equal training.
 
@@ -159,5 +168,10 @@ class Stage(Grown):
                 name: term.model_dump(exclude={"end_mix"})
                 | {"mix": canonical_mix(term, source_hashes)}
                 for name, term in self.terms.items()
+                if term.is_active
             }
         return json.dumps(data, sort_keys=True)
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens / 1000:.2g}" if tokens < 99_500 else f"{tokens / 1000:.0f}"

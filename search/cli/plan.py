@@ -18,6 +18,7 @@ from search.plan import Plan, Speeds, make_plan, measured_speeds
 from search.resolution import Resolution, resolutions
 from search.spec import StudySpec
 from spaces.recipe import Recipe
+from spaces.spec import ends
 
 EXAMPLES = """\b
 Examples:
@@ -64,7 +65,10 @@ def plan(
 
 def _lines(spec: StudySpec, plan: Plan) -> Iterator[str]:
     yield f"study       {spec.name}"
-    yield f"orders      {plan.n_orders}, and the untouched base"
+    fewest, most = (int(end) for end in ends(spec.order.rounds))
+    span = f"{most}" if fewest == most else f"{fewest} to {most}"
+    rounds = "" if most == 1 else f" in {span} rounds"
+    yield f"orders      {plan.n_orders}{rounds}, and the untouched base"
     yield f"parameters  {plan.n_parameters}"
     for recipe in plan.recipes:
         seconds = duration(plan.speeds.recipe_seconds(recipe))

@@ -25,6 +25,7 @@ from spaces.influence import (
 )
 from spaces.mix_spec import AnyMix
 from spaces.recipe import Merge, Parallel, Stage
+from spaces.spec import ends
 
 INTERVAL_NOTE = (
     "Intervals are ±1.96 standard errors over items. They do not include the spread between seeds and do not "
@@ -37,10 +38,10 @@ def searched_sentence(view: StudyView) -> str:
     spec = view.spec
     base = spec.base.hub or spec.base.package or spec.base.path or "a local model"
     names = tuple(spec.order.influences or spec.influences)
-    most = spec.order.max_stages or len(names) * spec.order.max_repeats
-    span = (
-        f"{spec.order.min_stages} to {most}" if most != spec.order.min_stages else f"exactly {most}"
-    )
+    fewest_rounds, most_rounds = (int(end) for end in ends(spec.order.rounds))
+    fewest = spec.order.min_stages * fewest_rounds
+    most = (spec.order.max_stages or len(names) * spec.order.max_repeats) * most_rounds
+    span = f"{fewest} to {most}" if most != fewest else f"exactly {most}"
     n_stages = f"{span} {'stage' if most == 1 else 'stages'}"
     sampler = f"sampler {spec.sampler.name}"
     return (

@@ -283,19 +283,18 @@ class Asker:
     def _tell_prefix(self, trial: FrozenTrial, recipe: Recipe, boundary: Boundary) -> None:
         digest = _recipe_digest(recipe)
         scores = {score.name: score for score in boundary.scores}
-        sequence = tuple(stage.influence for stage in recipe.stages)
         if digest in self._seen or missing_reason(scores, self._names()) is not None:
             return
-        try:
-            order = self._space.encode(sequence, {})
-        except ValueError:
-            return  # Too short for the space: the sampler could make nothing of it.
-        kept = {parameter.name for parameter in self._space.parameters(sequence)}
+        found = self._space.prefix(trial.params, boundary.n_stages)
+        if found is None:
+            return  # Such as one that is too short for the space: the sampler could make nothing of it.
+        parameters = self._space.parameters(self._space.sequence(found))
+        kept = {each.name for each in (*self._space.order_parameters(), *parameters)}
         params = {
             name: value
-            for name, value in trial.params.items()
+            for name, value in found.items()
             if name in kept or self._sampler.name not in CONDITIONAL
-        } | order
+        }
         values, violations = self._values(scores)
         self._study.add_trial(
             optuna.create_trial(

@@ -1,15 +1,18 @@
 """Which rows a stage trains on, in which order, and where it stops. Pure functions; no torch.
 
 The order of rows depends on the content of the sources, the mix and the seed alone, as digests promise: names decide
-nothing. The dose says only where to stop, so the rows of a smaller dose are the first rows of a larger one. That does
-not hold where a mix or a weight moves over the dose: what a step draws then depends on how much of the dose is done.
+nothing. A later stage of a recipe that has the same loss on the same source goes on in the first one's order, where
+the last one stopped. The dose says only where to stop, so the rows of a smaller dose are the first rows of a larger
+one. That does not hold where a mix or a weight moves over the dose: what a step draws then depends on how much of the
+dose is done.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from spaces.loss import Term, mix_sources
 
@@ -17,6 +20,21 @@ RowId = tuple[str, int]
 """Source name and row number."""
 TokenCounts = Mapping[str, Sequence[int]]
 """Source name to training tokens of each of its rows, all positive."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the stages of a recipe stand in one loss's order of a source's rows."""
+
+    seed: int
+    """Of the order: that of the first stage that drew from it."""
+    n_rows: int
+    """Rows drawn so far."""
+
+
+Places = Mapping[tuple[str, str], Place]
+"""Loss and content of a source to the place; what is not in there was not drawn from yet."""
+_NOWHERE: Places = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class StagePlan:
     """Training tokens per source; 0 for one whose turn never came."""
     passes_by_source: dict[str, float]
     """Training tokens per source divided by the tokens the source holds."""
+    places: dict[tuple[str, str], Place] = field(default_factory=dict)
+    """Where the recipe's losses stand in their sources after the stage."""
 
     @property
     def n_rows(self) -> int:
@@ -99,6 +119,7 @@ def plan_stage(
     dose_tokens: int,
     rows_per_step: int,
     source_hashes: Mapping[str, str],
+    places: Places = _NOWHERE,
 ) -> StagePlan:
     """Return the steps that a dose buys: whole optimizer steps, at least one, ending nearest to the dose.
 
@@ -113,6 +134,7 @@ def plan_stage(
         dose_tokens: Training tokens asked for, of all losses together.
         rows_per_step: Rows of each loss in one optimizer step.
         source_hashes: Source name to content hash, which stands in for the name wherever one decides.
+        places: Where earlier stages of the recipe stopped.
 
     Raises:
         ValueError: A source of a mix has no rows, or no loss that draws rows has a weight at some step.
@@ -123,8 +145,12 @@ def plan_stage(
     def progress() -> float:
         return total / dose_tokens
 
+    starts = {
+        loss: _starts(loss, counts, losses[loss], seed, source_hashes, places)
+        for loss, counts in n_tokens.items()
+    }
     draws = {
-        loss: _draws(counts, losses[loss], seed, source_hashes, progress)
+        loss: _draws(counts, losses[loss], starts[loss], source_hashes, progress)
         for loss, counts in n_tokens.items()
     }
     steps: list[PlannedStep] = []
@@ -151,7 +177,12 @@ def plan_stage(
                 taken[name] += n_tokens[loss][name][at]
     held = {name: sum(counts[name]) for counts in n_tokens.values() for name in counts}
     passes = {name: taken[name] / held[name] for name in taken}
-    return StagePlan(tuple(steps), total, taken, passes)
+    after = dict(places)
+    for loss, streams in starts.items():
+        drawn = [name for step in steps for name, _ in step.rows.get(loss, ())]
+        for name, (stream, start) in streams.items():
+            after[loss, stream] = Place(start.seed, start.n_rows + drawn.count(name))
+    return StagePlan(tuple(steps), total, taken, passes, after)
 
 
 def steps_within(n_tokens_S: Sequence[int], dose_tokens: float) -> tuple[int, int]:
@@ -196,7 +227,8 @@ def draw_rows(
         ValueError: A source of the mix has no rows.
     """
     term = Term(weight=1.0, mix=dict(mix))
-    return _draws(n_tokens_by_source, term, seed, source_hashes, lambda: 0.0)
+    starts = _starts("", n_tokens_by_source, term, seed, source_hashes, _NOWHERE)
+    return _draws(n_tokens_by_source, term, starts, source_hashes, lambda: 0.0)
 
 
 def size_shares(
@@ -249,22 +281,39 @@ def _shares(
     return _Shares({name: start[name] for name in order}, None if term.end_mix is None else end)
 
 
-def _draws(
+def _starts(
+    loss: str,
     n_tokens_by_source: TokenCounts,
     term: Term,
     seed: int,
+    source_hashes: Mapping[str, str],
+    places: Places,
+) -> dict[str, tuple[str, Place]]:
+    """Return, by source, the name of its stream and where that begins."""
+    order = list(_shares(term, n_tokens_by_source, source_hashes).start)
+    found = {}
+    for position, name in enumerate(order):
+        # The second of two sources with equal content gets an order of its own.
+        n_equal = [source_hashes[other] for other in order[:position]].count(source_hashes[name])
+        stream = f"{source_hashes[name]}/{n_equal}"
+        found[name] = stream, places.get((loss, stream), Place(seed, 0))
+    return found
+
+
+def _draws(
+    n_tokens_by_source: TokenCounts,
+    term: Term,
+    starts: Mapping[str, tuple[str, Place]],
     source_hashes: Mapping[str, str],
     progress: Callable[[], float],
 ) -> Iterator[RowId]:
     """Yield rows as `draw_rows`, from shares that may move with the progress of the stage, 0 to 1."""
     moving = _shares(term, n_tokens_by_source, source_hashes)
     order = list(moving.start)
-    streams = {}
-    for position, name in enumerate(order):
-        # The second of two sources with equal content gets an order of its own.
-        n_equal = [source_hashes[other] for other in order[:position]].count(source_hashes[name])
-        stream = f"{source_hashes[name]}/{n_equal}"
-        streams[name] = _passes(len(n_tokens_by_source[name]), stream, seed)
+    streams = {
+        name: _passes(len(n_tokens_by_source[name]), stream, start)
+        for name, (stream, start) in starts.items()
+    }
     taken = dict.fromkeys(order, 0)
     owed = dict.fromkeys(order, 0.0)
     total = 0
@@ -285,10 +334,10 @@ def _draws(
         yield name, row
 
 
-def _passes(n_rows: int, stream: str, seed: int) -> Iterator[int]:
-    n_passes = 0
+def _passes(n_rows: int, stream: str, start: Place) -> Iterator[int]:
+    n_passes, n_done = divmod(start.n_rows, n_rows)
     while True:
         order = list(range(n_rows))
-        random.Random(f"{seed}/{stream}/{n_passes}").shuffle(order)
-        yield from order
-        n_passes += 1
+        random.Random(f"{start.seed}/{stream}/{n_passes}").shuffle(order)
+        yield from order[n_done:]
+        n_passes, n_done = n_passes + 1, 0

@@ -20,8 +20,9 @@ from search.errors import DataError, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
+from search.stages.going_on import Earlier, draws_again, places_after
 from search.stages.joint import LOSSES
-from search.stages.mix import StagePlan, passes_conflict, plan_stage, steps_within
+from search.stages.mix import Places, StagePlan, passes_conflict, plan_stage, steps_within
 from search.stages.model_ref import ModelRef
 from search.stages.pausing import PausableLoop, Presentable, Randomness
 from search.stages.persist import write_trained
@@ -66,6 +67,7 @@ def run_stage(
     training: TrainingSpec,
     seed: int,
     keep_in: Path | None = None,
+    earlier: Sequence[Earlier] = (),
 ) -> StageOutcome:
     """Train one stage on the model in place.
 
@@ -76,12 +78,14 @@ def run_stage(
         training: How all stages of the study train.
         seed: Of row order, adapter initialisation and dropout.
         keep_in: Folder for what was trained, for `persist.restore_stage`; default: it is not kept.
+        earlier: What the recipe trained before this stage: the same loss on the same source goes on with the rows where
+            that stopped.
 
     Raises:
         DataError: A source has the wrong format for the method, or no row that can be trained on.
         StageError: The stage cannot be trained on this model, its loss is not finite, or memory runs out.
     """
-    with StageSession(ref, stage, sources, training, seed) as session:
+    with StageSession(ref, stage, sources, training, seed, earlier) as session:
         return session.finish(keep_in)
 
 
@@ -119,12 +123,17 @@ class StageSession:
         sources: Mapping[str, Source],
         training: TrainingSpec,
         seed: int,
+        earlier: Sequence[Earlier] = (),
     ) -> None:
         """Plan the rows and make weights trainable; arguments and errors as of `run_stage`."""
         started = time.monotonic()
         self._ref, self._stage = ref, stage
         self._token_rows = _token_rows(ref, stage, sources, training)
-        self._plan = plan = _plan(stage, self._token_rows, sources, training, seed)
+        places = _places(ref, stage, sources, training, earlier)
+        self._plan = plan = _plan(stage, self._token_rows, sources, training, seed, places)
+        conflict = passes_conflict(plan, stage.dose_tokens, stage.max_passes)
+        if conflict is not None:
+            raise StageError(conflict)
         self._memory = Memory(training.micro_batch_rows or training.rows_per_step)
         self._scratch = ExitStack()
         self._loop: PausableLoop[Trained] | None = None
@@ -292,17 +301,33 @@ def _plan(
     sources: Mapping[str, Source],
     training: TrainingSpec,
     seed: int,
+    places: Places,
 ) -> StagePlan:
     counts = {
         loss: {name: tokens.n_tokens for name, tokens in rows.items()}
         for loss, rows in token_rows.items()
     }
     hashes = {name: source.content_hash for name, source in sources.items()}
-    plan = plan_stage(stage.losses, counts, seed, stage.dose_tokens, training.rows_per_step, hashes)
-    conflict = passes_conflict(plan, stage.dose_tokens, stage.max_passes)
-    if conflict is not None:
-        raise StageError(conflict)
-    return plan
+    return plan_stage(
+        stage.losses, counts, seed, stage.dose_tokens, training.rows_per_step, hashes, places
+    )
+
+
+def _places(
+    ref: ModelRef,
+    stage: Stage,
+    sources: Mapping[str, Source],
+    training: TrainingSpec,
+    earlier: Sequence[Earlier],
+) -> Places:
+    """Return where a stage begins in its sources: where the plans of the stages before it end."""
+    hashes = {name: source.content_hash for name, source in sources.items()}
+
+    def plan(one: Stage, seed: int, places: Places) -> Places:
+        rows = _token_rows(ref, one, sources, training)
+        return _plan(one, rows, sources, training, seed, places).places
+
+    return places_after(earlier, plan) if draws_again(stage, earlier, hashes) else {}
 
 
 def _batches(

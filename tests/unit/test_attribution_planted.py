@@ -59,9 +59,12 @@ def test_training_noise_is_no_effect_once_seeds_tell_how_large_it_is() -> None:
 
 
 def test_the_better_order_is_found_and_repeats_that_do_nothing_are_not() -> None:
-    truth = {("b first instead of last", "form")}
-    assert sum(shown_orders(explained_orders(order_matters, s)) == truth for s in SEEDS) >= 19
-    assert sum(bool(shown_orders(explained_orders(nothing, s))) for s in SEEDS) <= 1
+    truth = ("b first instead of last", "form")
+    found = [shown_orders(explained_orders(order_matters, seed)) for seed in range(200)]
+    assert all(truth in shown for shown in found)
+    # Of worlds, 5 % may claim more than is there: 10 of 200, with a standard deviation of 3.1.
+    assert sum(shown != {truth} for shown in found) <= 19
+    assert sum(bool(shown_orders(explained_orders(nothing, seed))) for seed in range(200)) <= 19
 
 
 def test_the_sentence_on_order_follows_the_data() -> None:

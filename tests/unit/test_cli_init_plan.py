@@ -236,6 +236,35 @@ def test_plan_prints_the_same_recipes_as_text_and_as_json(
     assert "rough defaults for a 135M model" in text
 
 
+@pytest.mark.parametrize(
+    ("order", "repeat", "n_tokens", "doses"),
+    [
+        ("max_repeats: 2\n  min_stages: 4", "repeat: {dose_factor: 0.25}", 4500, "0.25k"),
+        ("min_stages: 2\n  rounds: 2", "", 3000, "0.5k"),
+    ],
+)
+def test_plan_tells_the_dose_of_each_run(
+    order: str,
+    repeat: str,
+    n_tokens: int,
+    doses: str,
+    fixed_study: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # tone has 1,000 tokens, then 250, and taste 2,000 twice, less the 750 of its own quarter; or halves of both.
+    text = fixed_study.read_text().replace("min_stages: 2\n  before: [[tone, taste]]", order)
+    text = text.replace("    mix: {chat: 1.0}\n", f"    mix: {{chat: 1.0}}\n    {repeat}\n")
+    if repeat:
+        text = text.replace("    beta: 0.1\n", "    beta: 0.1\n    repeat: {dose_factor: 0.625}\n")
+    fixed_study.write_text(text)
+    assert main(["plan", str(fixed_study), "--n", "2"]) == 0
+    out = capsys.readouterr().out
+    first, _ = (line for line in out.splitlines() if line.startswith("recipe"))
+    assert f"{n_tokens:,} tokens" in first
+    assert f"L50%-100%, {doses})" in first
+    assert ("in 2 rounds" in out) == (not repeat)
+
+
 def test_plan_of_a_wrong_study_is_refused(
     good_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

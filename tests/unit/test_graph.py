@@ -23,8 +23,11 @@ from search.graph.mermaid import escaped, mermaid_text
 from search.graph.picture import _layout, graph_picture
 from search.records import Boundary, TrialRecord
 from search.spec import BudgetSpec
+from spaces.influence import InfluenceSpec
 from spaces.loss import Term
+from spaces.order import OrderSpec
 from spaces.recipe import Full, Lora, Recipe, Stage
+from spaces.space import Space
 
 HOSTILE = '"]; click a "javascript:x"\n<script>alert(1)</script> %%{init: {}}%% `**b**` #quot; $x_1$ [[a|b]] --> end'
 
@@ -275,3 +278,23 @@ def test_wrong_words_end_with_a_remedy(
     error = capsys.readouterr().err
     assert remedy in error
     assert len(error.splitlines()) == 1
+
+
+def test_each_run_of_an_influence_has_its_own_dose_in_the_graph() -> None:
+    influences = {
+        "tone": InfluenceSpec.model_validate(
+            {
+                "method": "sft",
+                "adapter": {"kind": "lora"},
+                "mix": {"chat": 1.0},
+                "dose_tokens": 12_000,
+                "learning_rate": 5e-4,
+                "repeat": {"dose_factor": 0.5},
+            }
+        )
+    }
+    space = Space(influences, OrderSpec(max_repeats=3))
+    drawn = graph_of(*space.decode({"order": "tone > tone > tone"}).stages)
+    for key, tokens in (("stage1", "12,000"), ("stage2", "6,000"), ("stage3", "3,000")):
+        assert f"{tokens} tokens, rate 0.0005" in node(drawn, key).lines
+    assert "21,000 tokens in all" in node(drawn, "model").lines

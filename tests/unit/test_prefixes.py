@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefix_tools import equal, prefixes, train_all
 from prefix_tools import sft_stage as stage
 from stage_tools import lora
 
+from search.stages.mix import plan_stage
 from search.stages.persist import FILE
 from search.store import StageStore, StoreError
 from spaces.recipe import Full, Recipe
@@ -82,3 +84,33 @@ def test_store_that_fails_costs_no_trial(
     for root in ("full", "empty"):
         _, trained = train_all(LORA_FULL, StageStore(tmp_path / root))
         assert equal(trained, alone)
+
+
+def test_a_repeat_goes_on_in_its_data_also_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[list[int]] = []
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        found = plan_stage(*args, **kwargs)
+        planned.append([at for step in found.steps for _, at in step.rows["sft"]])
+        return found
+
+    monkeypatch.setattr("search.stages.run.plan_stage", noted)
+    once = stage(lora())
+    twice = Recipe(stages=(once, once))
+    whole = Recipe(stages=(once.model_copy(update={"dose_tokens": 240}),))
+    train_all(whole, None)
+    (in_one,) = planned
+    _, alone = train_all(twice, None)
+    # Planned are the first stage, the first again to see where it ends, and the second.
+    first, again, second = planned[1:]
+    assert first == again
+    n = len(first) + len(second)
+    assert (first + second)[: len(in_one)] == in_one[:n]
+    assert set(first).isdisjoint(second)
+    train_all(Recipe(stages=(once,)), StageStore(tmp_path))
+    planned.clear()
+    _, restored = train_all(twice, StageStore(tmp_path))
+    assert planned == [again, second]
+    assert equal(restored, alone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 
@@ -209,6 +210,21 @@ def test_dose_changes_the_digest_and_keeps_the_seed() -> None:
     small, large = (Recipe(stages=(stage(dose_tokens=dose),)) for dose in (1000, 2000))
     assert small.prefix_digests("ctx")[1] != large.prefix_digests("ctx")[1]
     assert small.stage_seeds("ctx") == large.stage_seeds("ctx")
+
+
+def test_stage_that_goes_on_in_its_data_is_not_the_one_that_began_anew() -> None:
+    # Rows of the second stage depend on the first, so what was stored when they did not is another result.
+    again = Recipe(stages=(stage(), stage(influence="again", learning_rate=1e-4)))
+    other = Recipe(stages=(stage(), stage(mix={"plain": 1.0})))
+    assert [again.goes_on(at, {}) for at in (0, 1)] == [False, True]
+    assert [other.goes_on(at, {}) for at in (0, 1)] == [False, False]
+    # One content under two names is one source.
+    assert other.goes_on(1, {"chat": "h", "plain": "h"})
+    text = again.stages[1].canonical({})
+    first, second = again.prefix_digests("ctx")[1:]
+    assert second == hashlib.sha256(f"{first}{text} goes on".encode()).hexdigest()
+    dpo = stage(method="dpo", beta=0.1)
+    assert not Recipe(stages=(stage(), dpo)).goes_on(1, {})
 
 
 def test_name_of_an_influence_does_not_change_the_digest() -> None:

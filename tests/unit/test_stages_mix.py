@@ -301,3 +301,44 @@ def test_a_moving_mix_takes_its_mean_share_of_each_source(
             owed[name] += rows * (first + (last - first) * progress)
     for name, taken in found.tokens_by_source.items():
         assert taken == pytest.approx(owed[name], abs=3.0)
+
+
+def rows_of(found: StagePlan, loss: str, source: str) -> list[int]:
+    return [at for step in found.steps for name, at in step.rows.get(loss, ()) if name == source]
+
+
+def test_a_second_stage_on_a_source_goes_on_where_the_first_stopped() -> None:
+    tokens, hashes = {"sft": {"a": [10] * 9}}, {"a": "h"}
+    losses = {"sft": Term(weight=1.0, mix={"a": 1.0})}
+    whole = plan_stage(losses, tokens, 5, 160, 2, hashes)
+    first = plan_stage(losses, tokens, 5, 60, 2, hashes)
+    # The seed of the second stage is another, and decides nothing here: the order was begun by the first.
+    second = plan_stage(losses, tokens, 77, 100, 2, hashes, first.places)
+    joined = rows_of(first, "sft", "a") + rows_of(second, "sft", "a")
+    assert joined == rows_of(whole, "sft", "a")
+    assert len(joined) == 16  # one pass of 9 rows, and 7 rows of the next
+    assert second.places == whole.places
+
+
+def test_each_source_goes_on_by_itself_and_a_new_one_begins_with_the_stage_s_own_seed() -> None:
+    tokens = {"sft": {"a": [10] * 9, "b": [10] * 9}}
+    hashes = {"a": "h", "b": "i"}
+    first = plan_stage(
+        {"sft": Term(weight=1.0, mix={"a": 1.0})}, {"sft": {"a": [10] * 9}}, 5, 40, 1, hashes
+    )
+    both = {"sft": Term(weight=1.0, mix={"a": 0.5, "b": 0.5})}
+    second = plan_stage(both, tokens, 6, 80, 1, hashes, first.places)
+    fresh = plan_stage(both, tokens, 6, 80, 1, hashes)
+    alone = plan_stage(
+        {"sft": Term(weight=1.0, mix={"a": 1.0})}, {"sft": {"a": [10] * 9}}, 5, 90, 1, hashes
+    )
+    assert rows_of(second, "sft", "a") == rows_of(alone, "sft", "a")[4:8]
+    assert rows_of(second, "sft", "b") == rows_of(fresh, "sft", "b")
+
+
+def test_another_loss_on_the_same_source_begins_anew() -> None:
+    tokens, hashes = [10] * 9, {"a": "h"}
+    term = Term(weight=1.0, mix={"a": 1.0}, beta=0.1)
+    first = plan_stage({"dpo": term}, {"dpo": {"a": tokens}}, 5, 40, 1, hashes)
+    second = plan_stage({"ipo": term}, {"ipo": {"a": tokens}}, 6, 40, 1, hashes, first.places)
+    assert second.steps == plan_stage({"ipo": term}, {"ipo": {"a": tokens}}, 6, 40, 1, hashes).steps

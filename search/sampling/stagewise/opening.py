@@ -19,13 +19,15 @@ def unseen(tree: Tree, past: Past) -> Node | None:
     for influence in tree.influences:
         if influence in used:
             continue
-        for start in past.losses or [()]:
+        for known in past.losses or [()]:
+            start = tree.head(known) if tree.has_rounds else known
             n_stages = max(len(start) + 1, tree.min_stages)
             if influence not in tree.following(start, n_stages):
                 continue
             node: Node = (*start, _middle(tree, start, influence))
             while len(node) < n_stages:
                 node = (*node, _middle(tree, node, tree.following(node, n_stages)[0]))
+            node = tree.in_rounds(node)
             if node not in taken and tree.is_legal(node):
                 return node
     return None
@@ -41,7 +43,8 @@ def near_the_middle(tree: Tree, past: Past, rng: np.random.Generator) -> Node | 
             allowed = tree.following(node, tree.min_stages)
             influence = min(allowed, key=lambda name: (names.count(name), rng.random()))
             step = tree.near_step(tree.middle_step(influence), rng)
-            node = (*node, tree.fitted(node, step))
+            node = (*node, tree.fitted(node, step, rng))
+        node = tree.in_rounds(node)
         if node not in taken and tree.is_legal(node):
             return node
     return None

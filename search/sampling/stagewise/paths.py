@@ -55,6 +55,8 @@ class PathMaker:
     def _draw_one(self) -> tuple[Node, Node] | None:
         pool = self._front if self._rng.random() < 0.5 else self._known
         start = pool[int(self._rng.integers(len(pool)))]
+        if self._tree.has_rounds:
+            start = self._tree.head(start)
         # A sibling of a good model may be better still.
         if len(start) == self._tree.max_stages or (start and self._rng.random() < 0.25):
             start = start[:-1]
@@ -66,13 +68,15 @@ class PathMaker:
             if not names:
                 return None
             node = (*node, self._step(node, names[int(self._rng.integers(len(names)))]))
+        if self._tree.has_rounds:
+            node = self._tree.in_rounds(node, self._rng)
         n_known = next((n for n in range(len(node), -1, -1) if node[:n] in self._is_known), None)
         if n_known in (None, len(node)) or node[: n_known + 1] in self._taken:
             return None
         return node[:n_known], node[n_known:]
 
     def _step(self, node: Node, influence: str) -> Step:
-        return self._tree.fitted(node, self._free_step(influence))
+        return self._tree.fitted(node, self._free_step(influence), self._rng)
 
     def _free_step(self, influence: str) -> Step:
         if self._rng.random() < 0.3:

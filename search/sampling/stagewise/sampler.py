@@ -151,8 +151,14 @@ class StagewiseSampler(BaseSampler):
 
     def _cut(self, start: Node, steps: Node) -> Node:
         """Return the shortest recipe on a path that is new and that the space allows."""
+        path = (*start, *steps)
         n_stages = max(len(start) + 1, self._tree.min_stages)
-        return (*start, *steps)[:n_stages]
+        while self._tree.has_rounds and not self._tree.is_legal(path[:n_stages]):
+            # Rounds are whole: there may be no recipe between two of them.
+            if n_stages >= len(path):
+                break
+            n_stages += 1
+        return path[:n_stages]
 
     def _reference_losses(self, study: optuna.Study) -> Array:
         """Return the reference point as losses, shape (K,); NaN where none is given."""

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/replay/bench_samplers.py                    # all, 20 seeds: about 20 minutes
     python tests/benchmarks/replay/bench_samplers.py --seeds 3 --only 'stagewise;tpe+store'
+    python tests/benchmarks/replay/bench_samplers.py --seeds 10 --only views   # encodings of order and values
     python tests/benchmarks/replay/bench_samplers.py --out results/benchmarks/replay
 
 The measure is the compute that plain Optuna TPE spends on 60 trials, every stage trained and the last model scored,
@@ -47,7 +48,25 @@ class Search:
     change: Change = lambda asker: None
 
 
+@dataclass(frozen=True)
+class View:
+    """How a sampler sees the space."""
+
+    per_position: bool = False
+    encoding: str = "auto"
+
+
 PER_POSITION = "tpe, values per position"
+VIEWS = {
+    f"{sampler}, {encoding}, {'per position' if per_position else 'shared'}{store}": View(
+        per_position, encoding
+    )
+    for store in ("", "+store")
+    for sampler in ("tpe", "nsga2")
+    for encoding in ("sequence", "keys")
+    for per_position in (False, True)
+}
+"""Searches that differ in how the sampler sees order and values alone, by name; the name begins with its sampler."""
 PLAIN: dict[str, tuple[Callable[[int], Any], bool]] = {
     "tpe": (lambda seed: optuna.samplers.TPESampler(seed=seed), True),
     "tpe, all values asked": (lambda seed: optuna.samplers.TPESampler(seed=seed), False),
@@ -78,33 +97,39 @@ STUDIES = {
     "stagewise: no state": Search("stagewise", change=replaced(Stateless)),
 }
 
-_worlds: dict[bool, World] = {}
+_worlds: dict[View, World] = {}
 
 
 def _one_thread() -> None:
     threadpool_limits(1)
 
 
-def world(per_position: bool = False) -> World:
+def world(view: View = View()) -> World:
     """Return the table, loaded once per process."""
-    if per_position not in _worlds:
-        _worlds[per_position] = World.load(
-            RESULTS / "table.parquet", HERE / "study.yaml", per_position=per_position
+    if view not in _worlds:
+        _worlds[view] = World.load(
+            RESULTS / "table.parquet",
+            HERE / "study.yaml",
+            per_position=view.per_position,
+            encoding=view.encoding,
         )
-    return _worlds[per_position]
+    return _worlds[view]
 
 
 def run(name: str, seed: int, compute_seconds: float) -> dict[str, Any]:
     """Return the curve of one search."""
     started = time.process_time()
-    if name in PLAIN:
-        make, is_conditional = PLAIN[name]
-        searched = world(per_position=name == PER_POSITION)
-        found = plain_search(searched, make, seed, N_TRIALS, is_conditional)
+    view = VIEWS.get(name, View(per_position=name == PER_POSITION))
+    kind = name if name not in VIEWS else name.partition(",")[0]
+    if name.endswith("+store") and name in VIEWS:
+        kind += "+store"
+    if kind in PLAIN:
+        make, is_conditional = PLAIN[kind]
+        found = plain_search(world(view), make, seed, N_TRIALS, is_conditional)
     else:
-        search = STUDIES[name]
+        search = STUDIES[kind]
         found = study_search(
-            world(),
+            world(view),
             SamplerSpec(name=search.sampler, seed=seed, population=20),  # type: ignore[arg-type]
             compute_seconds,
             change=search.change,
@@ -164,11 +189,13 @@ def main() -> None:
     """Run what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", help="names joined by semicolons; plain tpe is always run")
+    parser.add_argument("--only", help="names joined by semicolons, or views; tpe always runs")
     parser.add_argument("--out", type=Path, help="folder for replay.json and replay.md")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     names = arguments.only.split(";") if arguments.only else [*PLAIN, *STUDIES]
+    if arguments.only == "views":
+        names = list(VIEWS)
     names = ["tpe", *(name for name in names if name != "tpe")]
     with ProcessPoolExecutor(arguments.processes, initializer=_one_thread) as pool:
         tpe = list(

@@ -51,6 +51,7 @@ class World:
         study: Path,
         objectives: Sequence[Objective] | None = None,
         per_position: bool = False,
+        encoding: str = "auto",
     ) -> World:
         """Read both.
 
@@ -60,6 +61,7 @@ class World:
             objectives: Others make another problem of the same trainings.
             per_position: How samplers see the space. No influence repeats in it, so both ways hold the same recipes;
                 plain TPE does better with one set of values per influence.
+            encoding: How samplers see the order, as `order.encoding`.
         """
         spec = load_study(study)
         loaded = ReplayTable.load(table, objectives)
@@ -67,7 +69,7 @@ class World:
             {"score": each.score, "direction": each.direction, "reference": each.reference}
             for each in loaded.objectives
         )
-        order = spec.order.model_copy(update={"per_position": per_position})
+        order = spec.order.model_copy(update={"per_position": per_position, "encoding": encoding})
         spec = StudySpec.model_validate(
             {**spec.model_dump(), "objectives": chosen, "order": order.model_dump()}
         )
