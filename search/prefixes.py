@@ -1,15 +1,15 @@
 """A recipe's models, prefix by prefix: taken from the stage store where they are, trained where they are not.
 
-Weights are loaded only when something needs them: the next stage that is not stored, or an evaluation that is not.
+Weights are loaded only when something needs them: the next stage that is not stored, or an evaluation that is not. What
+was trained is stored while the model is evaluated; whatever would change the weights waits for that.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from search.naming import Naming
@@ -21,10 +21,11 @@ from search.stages.combine import changed_weights
 from search.stages.combining import Weights, combine_branches, combine_models
 from search.stages.going_on import Before, Earlier
 from search.stages.model_ref import ModelRef
-from search.stages.persist import needs_parent, restore_stage
+from search.stages.persist import Keep, StageWeights, needs_parent, restore_stage
 from search.stages.run import StageSession, run_stage
 from search.store import Entry, Lease, StageStore, StoreError
 from search.stored_models import stored_model
+from search.storing import Storing
 from spaces.recipe import Merge, Parallel, Recipe, Stage
 
 POLL_SECONDS = 0.5
@@ -88,6 +89,7 @@ class Prefixes:
         self._hashes = {name: source.content_hash for name, source in sources.items()}
         self._ref: ModelRef | None = None
         self._at = 0
+        self._storing: Storing | None = None
         self.trained: dict[str, StageRecord] = {}
         """Records of the stages trained here, by digest: those asked for, and those that were lost and made again."""
         self.load_seconds = 0.0
@@ -106,6 +108,7 @@ class Prefixes:
         Raises:
             StageError: It cannot be trained.
         """
+        self.settle()
         digest = self._digests[number]
         while self._store is not None:
             try:
@@ -121,17 +124,18 @@ class Prefixes:
                     self._store.touch(digest)
                 return record
             if lease is not None:
-                with lease.renewing():
-                    return (yield from self._trained(number, lease, shares))
+                return (yield from self._trained(number, lease, shares))
             time.sleep(POLL_SECONDS)
         return (yield from self._trained(number, None, shares))
 
     def model(self, number: int) -> ModelRef:
-        """Return the model after `number` stages; earlier ones are gone.
+        """Return the model after `number` stages, to be evaluated and not to be changed; earlier ones are gone.
 
         Raises:
             StageError: A stage on the way is neither stored nor can be trained.
         """
+        if self._ref is None or self._at != number:
+            self.settle()
         if self._ref is None or self._at > number:
             self._timed(self._load_base)
         for following in range(self._nearest(number), number + 1):
@@ -140,8 +144,21 @@ class Prefixes:
         assert self._ref is not None
         return self._ref
 
+    def settle(self) -> float | None:
+        """Wait until the stage that was trained last is stored, or cannot be.
+
+        Returns:
+            Wall seconds that storing took; None if no stage was under way.
+        """
+        storing, self._storing = self._storing, None
+        return None if storing is None else storing.wait()
+
     def close(self) -> None:
         """Forget the model; the base can be used for another recipe."""
+        with suppress(
+            Exception
+        ):  # Who wants to know calls `settle`; whoever closes has a result or a reason.
+            self.settle()
         self._ref = None
 
     def _load_base(self) -> None:
@@ -188,11 +205,8 @@ class Prefixes:
         if self._store is not None:
             with suppress(StoreError):
                 lease = self._store.lease(self._digests[number], self._digests[1:number])
-        if lease is None:
-            self._train(number, None)
-            return
-        with lease.renewing():
-            self._train(number, lease)
+        self._train(number, lease)
+        self.settle()
 
     def _train(self, number: int, lease: Lease | None) -> StageRecord:
         return _to_its_end(self._train_in_pieces(number, lease, ()))
@@ -200,36 +214,38 @@ class Prefixes:
     def _train_in_pieces(self, number: int, lease: Lease | None, shares: Sequence[float]) -> Pieces:
         """Train a stage; with a lease, keep its result in the store."""
         stage = self._recipe.stages[number - 1]
-        with ExitStack() as scratch:
-            folder = self._scratch(scratch) if lease is not None else None
+        kept: list[StageWeights] = []
+        keep = None if lease is None else kept.append
+        with ExitStack() as held:
+            if lease is not None:
+                held.enter_context(lease.renewing())
             if isinstance(stage, Stage):
-                ref, record = yield from self._outcome(number, stage, shares, folder)
+                ref, record = yield from self._outcome(number, stage, shares, keep)
             elif isinstance(stage, Parallel):
-                ref, record = self._parallel(number, stage, folder)
+                ref, record = self._parallel(number, stage, keep)
             else:
-                ref, record = self._merge(number, stage, folder)
-            if lease is not None and folder is not None:
-                # Lost the lease, or no room: the model is in memory all the same, and this trial goes on with it.
-                with suppress(StoreError):
-                    self._keep(lease, folder, number, record, needs_parent(ref, stage))
+                ref, record = self._merge(number, stage, keep)
+            if self._store is not None and lease is not None:
+                meta = self._meta(number, record, needs_parent(ref, stage))
+                self._storing = Storing(self._store, lease, held, kept[0], meta)
         self._ref, self._at = ref, number
         self.trained[record.digest] = record
         return record
 
     def _outcome(
-        self, number: int, stage: Stage, shares: Sequence[float], folder: Path | None
+        self, number: int, stage: Stage, shares: Sequence[float], keep: Keep | None
     ) -> Generator[Suspended, None, tuple[ModelRef, StageRecord]]:
         # A stage that fails leaves the model unusable.
         ref, earlier = self._taken(number - 1), self._earlier(number)
         arguments = (ref, stage, self._sources, self._training, self._seeds[number - 1])
         if not shares:
-            outcome = run_stage(*arguments, keep_in=folder, earlier=earlier)
+            outcome = run_stage(*arguments, keep=keep, earlier=earlier)
             return ref, self._record(number, vars(outcome))
         with StageSession(*arguments, earlier) as session:
             for rung in session.rungs(shares):
                 session.advance(rung.n_steps)
                 yield Suspended(rung.share, rung.trained_tokens, session.train_seconds, ref)
-            return ref, self._record(number, vars(session.finish(folder)))
+            return ref, self._record(number, vars(session.finish(keep)))
 
     def _earlier(self, number: int) -> list[Earlier]:
         """Return what the recipe trains before a stage; a merge of stored models trains nothing."""
@@ -248,7 +264,7 @@ class Prefixes:
         return found
 
     def _parallel(
-        self, number: int, stage: Parallel, folder: Path | None
+        self, number: int, stage: Parallel, keep: Keep | None
     ) -> tuple[ModelRef, StageRecord]:
         """Train the branches, each as the recipe that it ends, and combine what they changed."""
         records: dict[str, tuple[StageRecord, ...]] = {}
@@ -258,22 +274,21 @@ class Prefixes:
             branches.append({})  # What a branch lacks is as it was before.
             if not branch.is_active or not branch.stages:
                 continue
-            own = self._of(self._recipe.branch(number, name))
-            own._ref, own._at, started_from = started_from, number - 1, None
-            numbers = range(number, number + len(branch.stages))
-            records[name] = tuple(own.stage(each) for each in numbers)
-            branches[-1] = changed_weights(own.model(numbers[-1]))
+            with closing(self._of(self._recipe.branch(number, name))) as own:
+                own._ref, own._at, started_from = started_from, number - 1, None
+                numbers = range(number, number + len(branch.stages))
+                records[name] = tuple(own.stage(each) for each in numbers)
+                branches[-1] = changed_weights(own.model(numbers[-1]))
+                own.settle()
             self.trained |= own.trained
             self.load_seconds += own.load_seconds
         ref = self._taken(number - 1)
         started = time.monotonic()
-        n_changed = combine_branches(ref, stage, branches, self._seeds[number - 1], folder)
+        n_changed = combine_branches(ref, stage, branches, self._seeds[number - 1], keep)
         fields = summed(records, n_changed, time.monotonic() - started)
         return ref, self._record(number, fields)
 
-    def _merge(
-        self, number: int, stage: Merge, folder: Path | None
-    ) -> tuple[ModelRef, StageRecord]:
+    def _merge(self, number: int, stage: Merge, keep: Keep | None) -> tuple[ModelRef, StageRecord]:
         """Combine the model as received with stored ones."""
         models: list[Weights] = []
         for name, member in stage.models.items():
@@ -288,7 +303,7 @@ class Prefixes:
         ref = self._base.fresh()
         ref.n_stages = number - 1
         started = time.monotonic()
-        n_changed = combine_models(ref, stage, models, self._seeds[number - 1], folder)
+        n_changed = combine_models(ref, stage, models, self._seeds[number - 1], keep)
         return ref, self._record(number, summed({}, n_changed, time.monotonic() - started))
 
     def _taken(self, number: int) -> ModelRef:
@@ -310,21 +325,8 @@ class Prefixes:
             self._donors,
         )
 
-    def _scratch(self, scratch: ExitStack) -> Path | None:
-        assert self._store is not None
-        with suppress(StoreError):
-            folder = scratch.enter_context(self._store.scratch()) / "result"
-            folder.mkdir()
-            return folder
-        return None
-
-    def _keep(
-        self, lease: Lease, folder: Path, number: int, record: StageRecord, has_needs: bool
-    ) -> None:
-        assert self._store is not None
-        if not any(folder.iterdir()):
-            return
-        meta = {
+    def _meta(self, number: int, record: StageRecord, has_needs: bool) -> dict[str, Any]:
+        return {
             "record": record.model_dump(mode="json"),
             "trainer": self._trainer,
             "source_hashes": {name: self._hashes[name] for name in record.stage.sources},
@@ -333,7 +335,6 @@ class Prefixes:
             "parent": self._digests[number - 1] if number > 1 else None,
             "needs": list(self._digests[1:number]) if has_needs else [],
         }
-        self._store.commit(lease, folder, meta)
 
     def _find(self, digest: str) -> Entry | None:
         if self._store is None:

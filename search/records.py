@@ -184,6 +184,9 @@ class Boundary(Record):
     """Whether the suite's scores came from the stage store."""
     evaluate_seconds: float
     """Wall seconds of suite and holdout in this trial."""
+    store_seconds: float | None = None
+    """Wall seconds of storing the stage beside the evaluation; None where none was trained to be stored. They are no
+    part of the trial's wall time: see `Seconds`."""
 
 
 class Rung(Record):
@@ -208,16 +211,20 @@ class Rung(Record):
 
 
 class Seconds(Record):
-    """Where the wall time of a trial went."""
+    """Where the wall time of a trial went. Each second counts once, under what the trial itself did.
+
+    A stage's result is stored in a thread beside the evaluation, which it slows down where no core is idle: that is in
+    `evaluate`. In `rest` is what the trial waited for the thread when the evaluation was over.
+    """
 
     load: float = 0.0
     """Loading base model and sources into the process (0 when resident), restoring the base between trials."""
     train: float = 0.0
     """Optimizer loops."""
     evaluate: float = 0.0
-    """Suite and holdout."""
+    """Suite and holdout, whatever ran beside them."""
     rest: float = 0.0
-    """All else: set-up of stages, records, Ray."""
+    """All else: set-up of stages, waiting until a stage is stored, records, Ray."""
 
     @property
     def total(self) -> float:

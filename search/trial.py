@@ -143,6 +143,9 @@ class TrialRun:
             holdout = self._lab.measure(self._lab.holdout, self._prefixes, n_stages, digest, facts)
             self._folder.write_items(n_stages, True, holdout.items)
         loading = self._prefixes.load_seconds - loaded_before
+        evaluate_seconds = time.monotonic() - started - loading
+        # Who hears of this boundary shall find its model in the store.
+        store_seconds = self._prefixes.settle()
         boundary = Boundary(
             n_stages=n_stages,
             digest=digest,
@@ -150,7 +153,8 @@ class TrialRun:
             holdout=holdout.scores if holdout else (),
             suite_version=self._lab.exam.version,
             is_stored=result.is_stored,
-            evaluate_seconds=round(time.monotonic() - started - loading, 3),
+            evaluate_seconds=round(evaluate_seconds, 3),
+            store_seconds=None if store_seconds is None else round(store_seconds, 3),
         )
         self._update(boundaries=(*self.record.boundaries, boundary))
 

@@ -43,7 +43,9 @@ def train_all(recipe: Recipe, store: StageStore | None, trainer: str = "") -> tu
     walk = prefixes(recipe, store, trainer)
     for number in range(1, len(recipe.stages) + 1):
         walk.stage(number)
-    return walk, bits(walk.model(len(recipe.stages)).model)
+    trained = bits(walk.model(len(recipe.stages)).model)
+    walk.close()
+    return walk, trained
 
 
 def bits(model: torch.nn.Module) -> Bits:

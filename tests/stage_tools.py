@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tiny import ANIMALS, write_model
 from search.sources import Source
 from search.spec import BaseSpec, TrainingSpec
 from search.stages.base_model import ResidentBase
+from search.stages.persist import StageWeights
 from search.stages.run import StageOutcome, run_stage
 from spaces.recipe import Full, Lora, Stage
 
@@ -76,6 +78,11 @@ def stage(method: str = "sft", **changes: Any) -> Stage:
 
 def run(ref: Any, this: Stage, training: TrainingSpec = TRAINING, seed: int = 3) -> StageOutcome:
     return run_stage(ref, this, sources(), training, seed)
+
+
+def written_to(folder: Path) -> Callable[[StageWeights], None]:
+    """Return what `run_stage` calls to keep what it trained."""
+    return lambda kept: kept.write(folder)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from search.errors import StageError
 from search.stages.combine import Combination, changed_weights, combined, load_weights
 from search.stages.model_ref import ModelRef
-from search.stages.persist import write_combined
+from search.stages.persist import Keep, combined_weights
 from search.stages.places import canonical_name
 from spaces.recipe import Merge, Parallel
 
@@ -26,7 +23,7 @@ Weights = dict[str, Tensor]
 
 
 def combine_branches(
-    ref: ModelRef, stage: Parallel, branches: Sequence[Weights], seed: int, keep_in: Path | None
+    ref: ModelRef, stage: Parallel, branches: Sequence[Weights], seed: int, keep: Keep | None
 ) -> int:
     """Make the model that which a parallel stage ends with; return how many of its parameters differ from the base.
 
@@ -36,7 +33,7 @@ def combine_branches(
         branches: What `changed_weights` says of each branch's model, in the stage's order; nothing of one that is as
             received.
         seed: Of random masks.
-        keep_in: Folder for the result, for `persist.restore_stage`; None: it is not kept.
+        keep: Is given the result, to be written for `persist.restore_stage`.
 
     Raises:
         StageError: A branch does not fit, or weights are not finite afterwards.
@@ -44,11 +41,11 @@ def combine_branches(
     received = changed_weights(ref)
     parts = [branch or received for branch in branches]
     settings = _settings(stage, [branch.weight for branch in stage.branches.values()], seed)
-    return _become(ref, ChainMap(received, _base_weights(ref)), parts, settings, keep_in)
+    return _become(ref, ChainMap(received, _base_weights(ref)), parts, settings, keep)
 
 
 def combine_models(
-    ref: ModelRef, stage: Merge, models: Sequence[Weights], seed: int, keep_in: Path | None
+    ref: ModelRef, stage: Merge, models: Sequence[Weights], seed: int, keep: Keep | None
 ) -> int:
     """Make the base the model that a merge ends with; return how many of its parameters differ from the base.
 
@@ -57,13 +54,13 @@ def combine_models(
         stage: The stage.
         models: What `changed_weights` says of each model, in the stage's order.
         seed: Of random masks.
-        keep_in: As in `combine_branches`.
+        keep: As in `combine_branches`.
 
     Raises:
         StageError: A model does not fit, or weights are not finite afterwards.
     """
     settings = _settings(stage, [member.weight for member in stage.models.values()], seed)
-    return _become(ref, _base_weights(ref), models, settings, keep_in)
+    return _become(ref, _base_weights(ref), models, settings, keep)
 
 
 def _become(
@@ -71,7 +68,7 @@ def _become(
     parent: Mapping[str, Tensor],
     parts: Sequence[Weights],
     settings: Combination,
-    keep_in: Path | None,
+    keep: Keep | None,
 ) -> int:
     with torch.no_grad():
         load_weights(ref, combined(parent, parts, settings))
@@ -79,10 +76,8 @@ def _become(
         names = [name for name in parameters if ref.base.is_changed(name)]
         if not all(bool(torch.isfinite(parameters[name]).all()) for name in names):
             raise StageError("combined weights are not finite; lower weights or scale")
-    if keep_in is not None:
-        # A full disk must not cost the model; the caller sees that nothing was written.
-        with suppress(OSError, SafetensorError):
-            write_combined(ref, names, keep_in)
+    if keep is not None:
+        keep(combined_weights(ref, names))
     ref.n_stages += 1
     return sum(parameters[name].numel() for name in names)
 

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from stage_tools import TRAINING, logits, lora, model_folder, resident, run, sources, stage, weights
+from stage_tools import (
+    TRAINING,
+    logits,
+    lora,
+    model_folder,
+    resident,
+    run,
+    sources,
+    stage,
+    weights,
+    written_to,
+)
 from transformers import AutoModelForCausalLM
 
 from search.errors import StageError
@@ -155,7 +166,7 @@ def test_restored_stages_have_the_bits_of_trained_ones(tmp_path: Path) -> None:
     ref = base.fresh()
     for number, this in enumerate(stages):
         (tmp_path / str(number)).mkdir()
-        run_stage(ref, this, sources(), TRAINING, seed=3, keep_in=tmp_path / str(number))
+        run_stage(ref, this, sources(), TRAINING, seed=3, keep=written_to(tmp_path / str(number)))
     trained = weights(ref.model)
     ref = base.fresh()
     for number, this in enumerate(stages):

@@ -21,6 +21,7 @@ from stage_tools import (
     sources,
     stage,
     weights,
+    written_to,
 )
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -213,7 +214,7 @@ def test_restored_stages_have_the_bits_of_trained_ones(name: str, tmp_path: Path
     ref = base.fresh()
     for number, this in enumerate(stages):
         (tmp_path / str(number)).mkdir()
-        run_stage(ref, this, sources(), TRAINING, seed=3, keep_in=tmp_path / str(number))
+        run_stage(ref, this, sources(), TRAINING, seed=3, keep=written_to(tmp_path / str(number)))
     trained = weights(ref.model)
     ref = base.fresh()
     for number, this in enumerate(stages):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from stage_tools import TRAINING, lora, resident, sources
+from stage_tools import TRAINING, lora, resident, sources, written_to
 
 from search.errors import StageError
-from search.stages.persist import FILE, needs_parent, restore_stage, write_trained
+from search.stages.persist import FILE, StageWeights, needs_parent, restore_stage
 from search.stages.run import run_stage
 from spaces.recipe import Full, Stage
 
@@ -54,7 +54,7 @@ def test_restored_model_has_the_bits_of_the_trained_one(
     start = bits(ref.model)
     for number, step in enumerate(RECIPES[name]):
         (tmp_path / str(number)).mkdir()
-        run_stage(ref, step, sources(), TRAINING, seed=3, keep_in=tmp_path / str(number))
+        run_stage(ref, step, sources(), TRAINING, seed=3, keep=written_to(tmp_path / str(number)))
     trained = bits(ref.model)
     assert any(not torch.equal(trained[key], start.get(key, trained[key] + 1)) for key in trained)
     ref = base.fresh()
@@ -68,7 +68,7 @@ def test_restored_model_has_the_bits_of_the_trained_one(
 def test_stage_after_restored_ones_trains_as_after_trained_ones(tmp_path: Path) -> None:
     base, first, second = resident(), stage(lora(), handoff="continue"), stage(lora(), "dpo")
     ref = base.fresh()
-    run_stage(ref, first, sources(), TRAINING, seed=3, keep_in=tmp_path)
+    run_stage(ref, first, sources(), TRAINING, seed=3, keep=written_to(tmp_path))
     direct = run_stage(ref, second, sources(), TRAINING, seed=4)
     ref = base.fresh()
     restore_stage(ref, first, tmp_path)
@@ -89,7 +89,7 @@ def test_small_changes_take_less_room_than_the_weights(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in weights.values():
             parameter.mul_(1 + 2**-12)  # moves the lower 12 of 23 bits
-    write_trained(ref, list(weights.values()), tmp_path)
+    StageWeights.of(ref, list(weights.values())).write(tmp_path)
     n_bytes = sum(parameter.numel() * 4 for parameter in weights.values())
     assert (tmp_path / FILE).stat().st_size < 0.75 * n_bytes
     resident().fresh()
@@ -98,7 +98,12 @@ def test_small_changes_take_less_room_than_the_weights(tmp_path: Path) -> None:
 def test_files_of_another_stage_are_refused(tmp_path: Path) -> None:
     base = resident()
     run_stage(
-        base.fresh(), stage(Full(layers="0-0")), sources(), TRAINING, seed=3, keep_in=tmp_path
+        base.fresh(),
+        stage(Full(layers="0-0")),
+        sources(),
+        TRAINING,
+        seed=3,
+        keep=written_to(tmp_path),
     )
     with pytest.raises(StageError, match="other parameters"):
         restore_stage(base.fresh(), stage(Full(layers="1-1")), tmp_path)
