@@ -217,7 +217,7 @@ def phase(hit: Kill, log: Path) -> str:
     last = [event for event in read_log(log)[: hit.n_events] if event.pid in hit.pids][-1:]
     names = {
         "begun": "training",
-        "trained": "committing",
+        "trained": "storing beside scoring",
         "stored": "scoring, telling, asking or loading",
     }
     return names[last[0].kind] if last else "starting, or reading what is stored"

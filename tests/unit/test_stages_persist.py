@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stage_tools import TRAINING, lora, resident, sources, written_to
 
 from search.errors import StageError
-from search.stages.persist import FILE, StageWeights, needs_parent, restore_stage
+from search.stages import persist
+from search.stages.persist import CHUNK, FILE, StageWeights, needs_parent, restore_stage
 from search.stages.run import run_stage
 from spaces.recipe import Full, Stage
 
@@ -93,6 +96,39 @@ def test_small_changes_take_less_room_than_the_weights(tmp_path: Path) -> None:
     n_bytes = sum(parameter.numel() * 4 for parameter in weights.values())
     assert (tmp_path / FILE).stat().st_size < 0.75 * n_bytes
     resident().fresh()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_of_many_chunks_come_back_bit_for_bit(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 12,800 and fewer weights in a tensor: some fill their last chunk, most do not.
+    monkeypatch.setattr(persist, "CHUNK", 1000)
+    base = resident(dtype=dtype)
+    ref = base.fresh()
+    run_stage(ref, stage(Full()), sources(), TRAINING, seed=3, keep=written_to(tmp_path))
+    trained = bits(ref.model)
+    monkeypatch.undo()  # how it was packed is in the file
+    ref = base.fresh()
+    restore_stage(ref, stage(Full()), tmp_path)
+    restored = bits(ref.model)
+    assert all(torch.equal(restored[key], trained[key]) for key in trained)
+
+
+def test_weights_that_were_packed_whole_in_older_files_are_still_read(tmp_path: Path) -> None:
+    base = resident()
+    ref = base.fresh()
+    run_stage(ref, stage(Full()), sources(), TRAINING, seed=3, keep=written_to(tmp_path))
+    trained = bits(ref.model)
+    # Each tensor here is smaller than a chunk, so that only the metadata differ.
+    tensors = load_file(tmp_path / FILE)
+    assert max(value.numel() for value in trained.values()) < CHUNK
+    shapes = {name: list(trained[name].shape) for name in tensors}
+    save_file(tensors, tmp_path / FILE, metadata={"packed": json.dumps(shapes)})
+    ref = base.fresh()
+    restore_stage(ref, stage(Full()), tmp_path)
+    restored = bits(ref.model)
+    assert all(torch.equal(restored[key], trained[key]) for key in trained)
 
 
 def test_files_of_another_stage_are_refused(tmp_path: Path) -> None:

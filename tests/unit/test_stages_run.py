@@ -15,7 +15,7 @@ import torch
 from stage_tools import TRAINING, full, logits, lora, resident, run, sources, stage, weights
 
 from search.errors import DataError, StageError
-from search.stages.run import run_stage
+from search.stages.run import _is_finite, run_stage
 from search.stages.tokens import tokenise
 from spaces.recipe import Adapter, Recipe, Stage
 
@@ -204,6 +204,19 @@ def test_weights_that_are_not_finite_after_the_last_step_fail_the_stage() -> Non
     )
     with pytest.raises(StageError, match="weights are not finite after the last step"):
         run(resident().fresh(), stage(learning_rate=1e39, dose_tokens=10), training)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),  # their sum is not finite
+        ([1.0, float("nan")], False),
+        ([float("inf"), float("-inf")], False),
+    ],
+)
+def test_finite_weights_are_told_from_others(values: list[float], expected: bool) -> None:
+    assert _is_finite(torch.tensor(values)) is expected
 
 
 def test_nothing_of_the_trainer_is_left_on_the_model() -> None:

@@ -35,7 +35,7 @@ from search.spec import SamplerSpec
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[2] / "results" / "replay"
 N_TRIALS = 60
-FEWER_SEEDS = {"gp": 5}
+FEWER_SEEDS = {"gp": 20}
 """Optuna's GP takes seconds per proposal."""
 
 
