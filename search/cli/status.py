@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from search.cli.output import duration, print_json
 from search.errors import StudyError
 from search.folders import StudyFolder
 from search.records import TrialRecord
+
+if TYPE_CHECKING:
+    from search.report.inside import Grid
 
 STATUS_EXAMPLES = """\b
 Examples:
@@ -117,7 +120,9 @@ def show(
 def _print_trial(record: TrialRecord) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from search.report.inside import grids
     from search.report.numbers import score_text
 
     console = Console()
@@ -131,9 +136,11 @@ def _print_trial(record: TrialRecord) -> None:
             for part in parts:
                 typer.echo(f"    {name}  {_stage_line(part.model_dump())}")
     seconds = record.seconds
+    storing = sum(boundary.store_seconds or 0.0 for boundary in record.boundaries)
     typer.echo(
         f"seconds  load {seconds.load:.1f}, train {seconds.train:.1f}, "
         f"evaluate {seconds.evaluate:.1f}, rest {seconds.rest:.1f}"
+        + (f"; storing beside evaluation {storing:.1f}" if storing else "")
     )
     if record.rungs:
         console.print(_rung_table(record))
@@ -149,6 +156,23 @@ def _print_trial(record: TrialRecord) -> None:
         empty = [""] * (len(record.boundaries) - 1)
         table.add_row(f"holdout {score.name}", *empty, score_text(score))
     console.print(table)
+    for position, stage in enumerate(record.stages, 1):
+        for grid in grids(stage):
+            console.print(Text(f"stage {position}, {stage.stage.influence}: {grid.title}"))
+            console.print(_grid_table(grid))
+
+
+def _grid_table(grid: Grid) -> Any:
+    """Return a table of a stage. Its texts are untrusted and must not be read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in grid.head:
+        table.add_column(Text(name))
+    for row in grid.rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _rung_table(record: TrialRecord) -> Any:

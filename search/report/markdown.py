@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from search.records import TrialRecord
 from search.report import confirmation, describe
+from search.report.inside import grids
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
 from search.report.samples import Sample, load_samples
 from search.report.stopping import stopped_rows, stopping_sentence
@@ -16,6 +17,8 @@ from spaces.recipe import Merge, Parallel, Stage
 
 MAX_FRONT_ROWS = 40
 """Front members in the tables; front.csv has all."""
+MAX_INSIDE = 12
+"""Tables of single stages."""
 MAX_SAMPLED = 3
 """Front members whose generations are shown."""
 SAMPLES_EACH = 2
@@ -35,6 +38,7 @@ def report_markdown(view: StudyView) -> str:
         *_front(view),
         *_confirmation(view),
         *_recipes(view),
+        *_inside(view),
         *_failures(view),
         *_samples(view),
         *_provenance(view),
@@ -130,6 +134,23 @@ def _recipes(view: StudyView) -> list[str]:
         "One row a stage, in the order they run; dose and trained are tokens without padding.",
         _table([*head, "learning rate", "beta", "handoff"], rows),
     ]
+
+
+def _inside(view: StudyView) -> list[str]:
+    parts = [
+        part
+        for trial in view.front_trials[:MAX_FRONT_ROWS]
+        for place, stage in enumerate(trial.stages, start=1)
+        for grid in grids(stage)
+        for part in (
+            f"### Trial {trial.number}, stage {place}, {escaped(stage.stage.influence)}: {escaped(grid.title)}",
+            _table([*map(escaped, grid.head)], [[*map(escaped, row)] for row in grid.rows]),
+        )
+    ]
+    if not parts:
+        return []
+    how = "What joint stages and stages with AdaLoRA left beside scores; other trials are in report.html."
+    return ["## Inside stages of the front", how, *parts[: 2 * MAX_INSIDE]]
 
 
 def _stage_cells(stage: Stage | Parallel | Merge, trained: int | None) -> list[str]:

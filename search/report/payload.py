@@ -13,6 +13,7 @@ from typing import Any
 from evaluators.scores import Score, ScoreInfo
 from search.records import StageRecord, TrialRecord
 from search.report.describe import infeasible_reasons, moved_text, where_text
+from search.report.inside import grids
 from search.report.samples import Sample, load_samples
 from search.report.view import StudyView, holdout_scores, hypervolumes
 from spaces.recipe import Merge, Parallel, Stage
@@ -91,6 +92,7 @@ def _trial(view: StudyView, trial: TrialRecord) -> dict[str, Any]:
         "seconds": [
             _short(part) for part in (seconds.load, seconds.train, seconds.evaluate, seconds.rest)
         ],
+        "storing": _short(sum(at.store_seconds or 0.0 for at in trial.boundaries)),
         "tokens": trial.trained_tokens,
         "seed": trial.seed,
         "device": trial.device,
@@ -127,6 +129,7 @@ def _stage(stage: Stage | Parallel | Merge, record: StageRecord | None) -> dict[
         "passes": record.passes_by_source if record else None,
         "steps": record.n_steps if record else None,
         "dropped": record.n_dropped_rows if record else None,
+        "tables": [vars(grid) for grid in grids(record)] if record else [],
     }
 
 

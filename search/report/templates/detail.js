@@ -32,6 +32,15 @@ function stageTable(trial) {
   return table(headings, rows, "Stages of the recipe");
 }
 
+// What single stages left beside scores: pulls between losses, ranks by module.
+function insideTables(trial) {
+  return trial.stages.flatMap((stage, index) => stage.tables.flatMap(({ title, head, rows }) => [
+    element("h4", {}, `Stage ${index + 1}, ${stage.influence}: ${title}`),
+    table(head.map((text) => [text]), rows.map(([name, ...cells]) =>
+      element("tr", {}, element("th", { scope: "row" }, name), cells.map((text) => element("td", { class: "lines" }, text)))), title),
+  ]));
+}
+
 // Boundaries with the base's in front, should the trial not hold it itself.
 function boundariesOf(trial) {
   const base = trialByNumber.get(data.base);
@@ -135,6 +144,7 @@ function costBlock(trial) {
     element("p", {}, `${durationText(total)} on ${trial.device}; ${countText(trial.tokens)} tokens trained of ${countText(asked)} asked.`),
     bar,
     element("ul", { class: "legend" }, parts),
+    ...(trial.storing ? [element("p", { class: "how" }, `Storing trained stages took ${durationText(trial.storing)} beside evaluation.`)] : []),
   ];
 }
 
@@ -193,7 +203,7 @@ function showTrial(trial) {
   drawnPanels = [];
   const boundaries = boundariesOf(trial);
   const parts = [...headline(trial)];
-  if (trial.stages.length) parts.push(element("h3", {}, "Recipe"), stageTable(trial));
+  if (trial.stages.length) parts.push(element("h3", {}, "Recipe"), stageTable(trial), ...insideTables(trial));
   if (boundaries.length) parts.push(element("h3", {}, "Scores after each stage"), scoreTable(trial, boundaries));
   if (trial.rungs.length) {
     parts.push(element("h3", {}, "Scores within stages"),
