@@ -23,9 +23,11 @@ from search.stages.persist import StageWeights
 from search.store import StageStore
 from search.trial import TrialRun
 from search.yaml_file import load_study
-from spaces.recipe import Recipe
+from spaces.combine import Combination
+from spaces.recipe import Branch, Parallel, Recipe
 
 FULL_FULL = Recipe(stages=(stage(adapter=full()), stage(adapter=full(), learning_rate=0.02)))
+LINEAR = Combination(how="linear")
 FULL_LORA = Recipe(stages=(stage(adapter=full()), stage(adapter=lora())))
 
 
@@ -90,6 +92,25 @@ def test_what_is_stored_is_what_was_trained_whatever_comes_next(
     assert equal(bits(again.model(1).model), alone)
     assert again.trained == {}
     again.close()
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_a_branch_trained_is_stored_before_the_next_one_begins(tmp_path: Path) -> None:
+    one, other = (stage(adapter=full(), learning_rate=rate) for rate in (0.01, 0.02))
+    branches = {
+        name: Branch(weight=0.5, stages=(each,)) for name, each in (("a", one), ("b", other))
+    }
+    both = Recipe(stages=(Parallel(influence="apart", branches=branches, combination=LINEAR),))
+    walk = prefixes(both, StageStore(tmp_path))
+    walk.stage(1)
+    walk.close()
+    for each in (one, other):
+        recipe = Recipe(stages=(each,))
+        alone = first_model(recipe, None)
+        again = prefixes(recipe, StageStore(tmp_path))
+        assert equal(bits(again.model(1).model), alone)
+        assert again.trained == {}
+        again.close()
 
 
 @pytest.mark.usefixtures("slow")
