@@ -52,6 +52,8 @@ class Evaluator(ABC):
     them to each score, so that a script can recompute every score.
     """
 
+    spec_class: ClassVar[type[Spec]]
+    """What study.yaml may say about it; only evaluators outside this package need it."""
     version: ClassVar[int]
     """Raise it when the same model and data would give other numbers."""
     needs_reference: ClassVar[bool] = False

@@ -6,11 +6,13 @@ model write are in `evaluators.reply_specs`, their rules in `evaluators.rule_spe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from evaluators.custom import CustomSpec, entry_points
 from evaluators.reply_specs import (
     ConsistencySpec,
     DiversitySpec,
@@ -196,7 +198,7 @@ class HarnessSpec(Spec):
         return self.model_copy(update={"include_path": str(root / self.include_path)})
 
 
-EvaluatorSpec = Annotated[
+OwnSpec = Annotated[
     PatternSpec
     | DiversitySpec
     | ConsistencySpec
@@ -210,4 +212,24 @@ EvaluatorSpec = Annotated[
     | CostSpec
     | HarnessSpec,
     Field(discriminator="evaluator"),
+]
+
+
+OWN_SPECS: dict[str, type[Spec]] = {
+    get_args(spec.model_fields["evaluator"].annotation)[0]: spec
+    for spec in get_args(get_args(OwnSpec)[0])
+}
+"""What `evaluator:` may say for those of this package."""
+
+
+def _owner(value: Any) -> str:
+    name = value.get("evaluator") if isinstance(value, Mapping) else getattr(value, "evaluator", "")
+    is_custom = (
+        isinstance(name, str) and name not in OWN_SPECS and (":" in name or name in entry_points())
+    )
+    return "custom" if is_custom else "own"
+
+
+EvaluatorSpec = Annotated[
+    Annotated[OwnSpec, Tag("own")] | Annotated[CustomSpec, Tag("custom")], Discriminator(_owner)
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.base import Conversation, Evaluator, Prompt, Row
+from evaluators.custom import CustomSpec, evaluator_class, identity, one_line
 from evaluators.facts import Facts
 from evaluators.reply_specs import RewardModelSpec
 from evaluators.scores import Measurement, Score, ScoreInfo
@@ -74,7 +75,13 @@ class Suite:
             build_evaluator(name, spec, rows, root) for name, spec in specs.items()
         )
         self.infos = tuple(info for evaluator in self.evaluators for info in evaluator.infos)
-        parts = [(evaluator.name, evaluator.fingerprint()) for evaluator in self.evaluators]
+        parts: list[tuple[Any, ...]] = [
+            (evaluator.name, evaluator.fingerprint()) for evaluator in self.evaluators
+        ]
+        # Of the user's own classes nobody knows what their fingerprints leave out.
+        parts += [
+            (name, identity(spec)) for name, spec in specs.items() if isinstance(spec, CustomSpec)
+        ]
         text = json.dumps([GENERATION_VERSION, parts])
         self.version = hashlib.sha256(text.encode()).hexdigest()
 
@@ -189,7 +196,7 @@ class Suite:
             own_outputs = [outputs[_key(prompt)] for prompt in own]
             measure = evaluator.measure_base if is_base and part is not None else evaluator.measure
             try:
-                found[evaluator.name] = measure(model, part, own_outputs)
+                found[evaluator.name] = _checked(evaluator, measure(model, part, own_outputs))
             except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found
@@ -219,8 +226,6 @@ def build_evaluator(
     name: str, spec: EvaluatorSpec, rows: Mapping[str, Sequence[Row]], root: Path
 ) -> Evaluator:
     """Return an evaluator with its data; see Suite for arguments and errors."""
-    module, class_name = EVALUATORS[spec.evaluator].split(":")
-    factory = getattr(importlib.import_module(module), class_name)
     own: list[Any] = []
     for source, _ in spec.sources():
         if source not in rows:
@@ -228,9 +233,34 @@ def build_evaluator(
                 f"evaluator {name}: no rows for source {source!r}; known: {', '.join(sorted(rows)) or 'none'}"
             )
         own.append(rows[source])
+    if isinstance(spec, CustomSpec):
+        return _build_custom(name, spec, own)
+    module, class_name = EVALUATORS[spec.evaluator].split(":")
+    factory = getattr(importlib.import_module(module), class_name)
     if isinstance(spec, HarnessSpec | RewardModelSpec):
         own.append(root)
     evaluator: Evaluator = factory(name, spec, *own)
+    return evaluator
+
+
+def _build_custom(name: str, spec: CustomSpec, rows: Sequence[Sequence[Row]]) -> Evaluator:
+    inner = spec.inner
+    factory: Any = evaluator_class(spec.evaluator)
+    try:
+        evaluator: Evaluator = factory(name, inner, *rows)
+        announced = tuple(evaluator.infos)
+    except Exception as error:  # code of the user's
+        text = (
+            str(error) if isinstance(error, ValueError) else f"{spec.evaluator}: {_reason(error)}"
+        )
+        raise ValueError(
+            f"evaluator {name}: {one_line(text).removeprefix(f'evaluator {name}: ')}"
+        ) from error
+    if announced != spec.infos(name) or evaluator.name != name:
+        raise ValueError(
+            f"evaluator {name}: {spec.evaluator} keeps other scores or another name than it was given; "
+            "pass name and spec.infos(name) to super().__init__"
+        )
     return evaluator
 
 
@@ -240,10 +270,23 @@ def _missing(evaluator: Evaluator, reason: str) -> Measurement:
     )
 
 
+def _checked(evaluator: Evaluator, found: Any) -> Measurement:
+    """Return a measurement that holds the announced scores.
+
+    Raises:
+        ValueError: It is another thing; of the user's own classes nobody knows.
+    """
+    if not isinstance(found, Measurement):
+        raise ValueError(f"measure returned {type(found).__name__} and no Measurement")
+    names, wanted = [[each.name for each in part] for part in (found.scores, evaluator.infos)]
+    if names != wanted:
+        raise ValueError(f"measure returned the scores {names}, announced were {wanted}")
+    return found
+
+
 def _reason(error: Exception) -> str:
     """Return type and message of an error in one line."""
-    message = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {message}"[:REASON_CHARACTERS]
+    return f"{type(error).__name__}: {one_line(str(error)) or 'no message'}"[:REASON_CHARACTERS]
 
 
 def _key(prompt: Prompt) -> str:

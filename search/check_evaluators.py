@@ -31,8 +31,7 @@ def evaluator_findings(
 
 def source_key(evaluator: EvaluatorSpec, source: str) -> str:
     """Return the key under which an evaluator names a source."""
-    values = ((key, getattr(evaluator, key)) for key in type(evaluator).model_fields)
-    return next((key for key, value in values if value == source), "source")
+    return next((key for key, value in evaluator if value == source), "source")
 
 
 def _row_findings(

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
+from evaluators.custom import CustomSpec, evaluator_class
+
 KeyPath = tuple[str | int, ...]
 _NUMBER = re.compile(r"[-+]?[0-9][0-9_,]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
 _NAME_RULE = "letters, digits, _ and -, beginning with a letter or digit, at most 64 in all"
@@ -133,10 +135,15 @@ def _walk(model: type[BaseModel], loc: Sequence[str | int]) -> _Spot:
             if member is not None:
                 wanted, union = member, wanted
                 continue
+        if _bare(wanted) is CustomSpec and key != "evaluator":
+            # The places of a custom spec begin with the name of its class.
+            wanted = evaluator_class(str(key)).spec_class
+            continue
         wanted, owner = _below(members[0] if members else None, key)
         union = None
         place = (*place, key)
-    return _Spot(place, wanted if union is None or _is_model(wanted) else union, owner, False)
+    is_narrowed = union is None or _is_model(wanted) or len(_members(wanted)) > 1
+    return _Spot(place, wanted if is_narrowed else union, owner, False)
 
 
 def _below(holder: Any, key: str | int) -> tuple[Any, type[BaseModel] | None]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from evaluators.custom import CustomSpec
 from search.check import CheckedStudy, all_problems, checked_study
 from search.errors import SpecError
 from search.messages import Problem
@@ -74,6 +75,9 @@ def _facts(checked: CheckedStudy) -> Iterator[str]:
         yield f"influence   {name}: {influence.method}{adapter}"
     space = Space(spec.influences, spec.order)
     yield f"orders      {space.rules.n_sequences()}"
+    for name, evaluator in {**spec.suite, **spec.holdout}.items():
+        if isinstance(evaluator, CustomSpec):
+            yield f"evaluator   {name}: {evaluator.evaluator}, your own code, imported and so run"
     for objective, direction in zip(spec.objectives, spec.directions(), strict=True):
         yield f"objective   {direction} {objective.score}"
     for constraint in spec.constraints:

@@ -19,6 +19,7 @@ from typer.main import get_command
 from search.cli import (
     check,
     confirm,
+    evaluators,
     explain,
     graph,
     init,
@@ -56,6 +57,7 @@ app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("methods", epilog=methods.EXAMPLES)(methods.methods)
+app.add_typer(evaluators.app)
 app.command("run", epilog=run.RUN_EXAMPLES)(run.run)
 app.command("resume", epilog=run.RESUME_EXAMPLES)(run.resume)
 app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)

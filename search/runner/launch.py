@@ -96,6 +96,10 @@ def _prepare_environment(compute: ComputeSpec) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "PYTHONPATH" in os.environ:
+        # Workers start in another folder, and must find the user's evaluators where this process does.
+        parts = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
     if compute.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Ray's control service listens on every interface; without a token anyone who reaches it could run code.

@@ -1,0 +1,1 @@
+"""What every evaluator promises, as checks that run on any class: `apportion evaluators verify my_package:Mine`."""
