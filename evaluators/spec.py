@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from evaluators.custom import CustomSpec, entry_points
+from evaluators.judging.spec import JudgeSpec
 from evaluators.reply_specs import (
     ConsistencySpec,
     DiversitySpec,
@@ -205,6 +206,7 @@ OwnSpec = Annotated[
     | RefusalSpec
     | StyleSpec
     | RewardModelSpec
+    | JudgeSpec
     | PreferenceSpec
     | MultipleChoiceSpec
     | LikelihoodSpec

@@ -27,6 +27,7 @@ EVALUATORS = {
     "refusal": "evaluators.behaviours.refusal:Refusal",
     "style": "evaluators.behaviours.style:Style",
     "reward_model": "evaluators.behaviours.reward_model:RewardModel",
+    "judge": "evaluators.behaviours.judge:Judge",
     "preference": "evaluators.behaviours.preference:Preference",
     "multiple_choice": "evaluators.behaviours.multiple_choice:MultipleChoice",
     "likelihood": "evaluators.behaviours.likelihood:Likelihood",

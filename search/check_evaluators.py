@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from evaluators.judging.spec import JudgeSpec
 from evaluators.reply_specs import PatternSpec
 from evaluators.spec import EvaluatorSpec, HarnessSpec
 from search.check_adapters import Finding
@@ -27,6 +29,8 @@ def evaluator_findings(
             yield from _row_findings((group, name), evaluator, sources, root)
             if isinstance(evaluator, PatternSpec):
                 yield from _rule_findings((group, name), evaluator)
+            if isinstance(evaluator, JudgeSpec):
+                yield from _key_findings((group, name), evaluator)
 
 
 def source_key(evaluator: EvaluatorSpec, source: str) -> str:
@@ -62,3 +66,10 @@ def _rule_findings(place: tuple[str, str], evaluator: PatternSpec) -> Iterator[F
             "there, such as {rule: length, unit: words, at_least: 3}, or set allow_empty"
         )
         yield Finding((*place, "rules"), text, is_warning=True)
+
+
+def _key_findings(place: tuple[str, str], evaluator: JudgeSpec) -> Iterator[Finding]:
+    variable = evaluator.endpoint.key_variable
+    if variable is not None and not os.environ.get(variable):
+        text = f"environment variable {variable} is not set here; without it the judge's scores are missing"
+        yield Finding((*place, "endpoint", "key_variable"), text, is_warning=True)

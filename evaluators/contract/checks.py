@@ -52,11 +52,11 @@ class Outcome(NamedTuple):
     """True: it does not apply, for the reason in `fault`."""
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A promise does not hold; the message says how."""
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """A check does not apply; the message says why."""
 
 
@@ -107,7 +107,7 @@ class Trial:
         """What it knows of the base."""
         found = self.suite.reference(loaded())
         if found.faults:
-            raise Broken(found.faults[NAME])
+            raise BrokenError(found.faults[NAME])
         return found
 
     @cached_property
@@ -151,9 +151,9 @@ def verify(name: str, settings: Mapping[str, Any], rows: Rows) -> Iterator[Outco
     for claim, check in CHECKS.items():
         try:
             check(trial)
-        except Skipped as reason:
+        except SkippedError as reason:
             yield Outcome(claim, one_line(str(reason)), is_skipped=True)
-        except Broken as fault:
+        except BrokenError as fault:
             yield Outcome(claim, one_line(str(fault)))
         except Exception as error:  # code of the user's
             yield Outcome(claim, one_line(f"{type(error).__name__}: {error}"))
@@ -166,32 +166,32 @@ def _refuses_unknown_keys(trial: Trial) -> None:
         spec_of(trial.name, {**trial.settings, "no_such_key": 1})
     except ValueError:
         return
-    raise Broken("its spec takes no_such_key")
+    raise BrokenError("its spec takes no_such_key")
 
 
 def _announced(trial: Trial) -> None:
     found = trial.measurement
     for score, info in zip(found.scores, trial.suite.infos, strict=True):
         if score.value is None:
-            raise Broken(f"{score.name} is missing on a healthy model: {score.reason}")
+            raise BrokenError(f"{score.name} is missing on a healthy model: {score.reason}")
         if (score.unit, score.direction) != (info.unit, info.direction):
-            raise Broken(
+            raise BrokenError(
                 f"{score.name} has {score.unit}, {score.direction}; announced were {info.unit}, "
                 f"{info.direction}"
             )
         if score.n < 1:
-            raise Broken(f"{score.name} has n = {score.n}; count the items that entered it")
+            raise BrokenError(f"{score.name} has n = {score.n}; count the items that entered it")
 
 
 def _numbered(trial: Trial) -> None:
     items = trial.measurement.items
     if not items:
-        raise Broken("there are no items; return one for each row")
+        raise BrokenError("there are no items; return one for each row")
     if [each.index for each in items] != list(range(len(items))):
-        raise Broken("item.index does not count from 0 in the order of the items")
+        raise BrokenError("item.index does not count from 0 in the order of the items")
     strangers = {each.evaluator for each in items} - {NAME}
     if strangers:
-        raise Broken(f"items belong to {min(strangers)!r}; pass self.name")
+        raise BrokenError(f"items belong to {min(strangers)!r}; pass self.name")
 
 
 def _deterministic(trial: Trial) -> None:
@@ -199,13 +199,13 @@ def _deterministic(trial: Trial) -> None:
     trial.measure(loaded(0.2))
     again = trial.measure(loaded(0.05), trial.new_suite())
     if again != first:
-        raise Broken(_difference(first, again))
+        raise BrokenError(_difference(first, again))
 
 
 def _base(trial: Trial) -> None:
     plain, as_base = (trial.measure(loaded(), is_base=flag) for flag in (False, True))
     if plain != as_base:
-        raise Broken(_difference(plain, as_base))
+        raise BrokenError(_difference(plain, as_base))
 
 
 def _recomputable(trial: Trial) -> None:
@@ -227,7 +227,7 @@ def _recomputable(trial: Trial) -> None:
         close = found.get(score.name, [])
         if not any(math.isclose(each, value, rel_tol=1e-6, abs_tol=1e-9) for each in close):
             given = ", ".join(f"{each:g}" for each in sorted(close)) or "nothing"
-            raise Broken(
+            raise BrokenError(
                 f"{score.name} is {value:g}, and {where} {given}; keep in item.values what the score is "
                 "the mean of, or define recompute(items)"
             )
@@ -236,7 +236,7 @@ def _recomputable(trial: Trial) -> None:
 def _json(trial: Trial) -> None:
     found = trial.measurement
     if Measurement.model_validate_json(found.model_dump_json()) != found:
-        raise Broken(
+        raise BrokenError(
             "scores or items change when written as JSON; keep plain JSON values in details"
         )
 
@@ -246,25 +246,25 @@ def _picklable(trial: Trial) -> None:
     pickle.loads(pickle.dumps(trial.reference))
     found = trial.measure(loaded(0.05), copy)
     if found != trial.measurement:
-        raise Broken(_difference(trial.measurement, found))
+        raise BrokenError(_difference(trial.measurement, found))
 
 
 def _kept_reference(trial: Trial) -> None:
     if not trial.evaluator.needs_reference:
-        raise Skipped("it needs nothing of the base")
+        raise SkippedError("it needs nothing of the base")
     files = trial.suite.reference_files(trial.reference)
     if files is None:
-        raise Skipped("write_reference returns None, so every process measures the base")
+        raise SkippedError("write_reference returns None, so every process measures the base")
     kept = trial.suite.read_reference(files, loaded())
     found = trial.suite.measure(loaded(0.05), kept)[NAME]
     if found != trial.measurement:
-        raise Broken(_difference(trial.measurement, found))
+        raise BrokenError(_difference(trial.measurement, found))
 
 
 def _stable(trial: Trial) -> None:
     own = trial.evaluator.fingerprint()
     if trial.new_suite().evaluators[0].fingerprint() != own:
-        raise Broken("built twice, it has two fingerprints")
+        raise BrokenError("built twice, it has two fingerprints")
     # Sets and hash() differ between processes, and so would the names under which scores are kept.
     done = subprocess.run(
         [sys.executable, "-c", _FINGERPRINT],
@@ -276,57 +276,57 @@ def _stable(trial: Trial) -> None:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Broken(f"it cannot be built in a process of its own: {last}")
+        raise BrokenError(f"it cannot be built in a process of its own: {last}")
     if f"fingerprint {own}" not in done.stdout.splitlines():
-        raise Broken(
+        raise BrokenError(
             "another process gets another fingerprint; leave out sets, hash(), paths, time"
         )
 
 
 def _follows_data(trial: Trial) -> None:
     if not any(trial.rows.values()):
-        raise Skipped("it has no rows")
+        raise SkippedError("it has no rows")
     fewer = {source: rows[1:] or rows for source, rows in trial.rows.items()}
     if all(fewer[source] == rows for source, rows in trial.rows.items()):
-        raise Skipped("it has one row")
+        raise SkippedError("it has one row")
     if trial.build(fewer).fingerprint() == trial.evaluator.fingerprint():
-        raise Broken("other rows give the same fingerprint; hash the rows as well")
+        raise BrokenError("other rows give the same fingerprint; hash the rows as well")
 
 
 def _missing_on_nan(trial: Trial) -> None:
     if trial.evaluator.needs_facts:
-        raise Skipped("it does not look at weights")
+        raise SkippedError("it does not look at weights")
     model = loaded()
     for parameter in model.model.parameters():
         parameter.data[:] = math.nan
     for score in trial.measure(model).scores:
         if score.value is not None:
-            raise Broken(
+            raise BrokenError(
                 f"{score.name} is {score.value:g} for a model whose weights are not numbers; "
                 "return Score.missing with the reason, or raise"
             )
         if not score.reason:
-            raise Broken(f"{score.name} is missing without a reason")
+            raise BrokenError(f"{score.name} is missing without a reason")
 
 
 def _silent_model(trial: Trial) -> None:
     outputs = [Reply("", is_cut=False) for _ in trial.evaluator.prompts()]
     if not outputs:
-        raise Skipped("it lets no model write")
+        raise SkippedError("it lets no model write")
     part = trial.reference.parts.get(NAME)
     model = loaded(0.05)
     with model.ready():
         found = trial.evaluator.measure(model, part, outputs)
     for score in found.scores:
         if score.value is None and not score.reason:
-            raise Broken(f"{score.name} is missing without a reason")
+            raise BrokenError(f"{score.name} is missing without a reason")
     if len(found.items) < len(outputs):
-        raise Broken("it leaves empty replies out of its items, so that nobody sees them")
+        raise BrokenError("it leaves empty replies out of its items, so that nobody sees them")
 
 
 def _refuses_bad_rows(trial: Trial) -> None:
     if not trial.rows:
-        raise Skipped("it has no rows")
+        raise SkippedError("it has no rows")
     for source, rows in trial.rows.items():
         for what, bad in [("no rows at all", []), *bad_rows(rows)]:
             try:
@@ -334,11 +334,11 @@ def _refuses_bad_rows(trial: Trial) -> None:
             except ValueError as error:
                 text = str(error)
             else:
-                raise Broken(f"it takes {what}; raise ValueError that names the row")
+                raise BrokenError(f"it takes {what}; raise ValueError that names the row")
             if bad and "row 1" not in text:
-                raise Broken(f"of {what} it says {text!r}; name the place, such as 'row 1'")
+                raise BrokenError(f"of {what} it says {text!r}; name the place, such as 'row 1'")
             if bad and "Error:" in text:
-                raise Broken(f"{what} ends in {text!r}; raise ValueError that names the row")
+                raise BrokenError(f"{what} ends in {text!r}; raise ValueError that names the row")
 
 
 def _leaves_model(trial: Trial) -> None:
@@ -353,13 +353,13 @@ def _leaves_model(trial: Trial) -> None:
     random_state = torch.get_rng_state()
     trial.measure(model)
     if not all(torch.equal(value, before[name]) for name, value in inner.state_dict().items()):
-        raise Broken("the model's weights are others afterwards")
+        raise BrokenError("the model's weights are others afterwards")
     if not all(each.training for each in inner.modules()):
-        raise Broken("the model is no longer in training mode afterwards")
+        raise BrokenError("the model is no longer in training mode afterwards")
     if [each.requires_grad for each in inner.parameters()] != flags:
-        raise Broken("the parameters' requires_grad are others afterwards")
+        raise BrokenError("the parameters' requires_grad are others afterwards")
     if not torch.equal(torch.get_rng_state(), random_state):
-        raise Broken(
+        raise BrokenError(
             "torch's random numbers go on elsewhere afterwards; use a generator of your own"
         )
 

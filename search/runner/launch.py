@@ -99,7 +99,7 @@ def _prepare_environment(compute: ComputeSpec) -> None:
     if "PYTHONPATH" in os.environ:
         # Workers start in another folder, and must find the user's evaluators where this process does.
         parts = os.environ["PYTHONPATH"].split(os.pathsep)
-        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
+        os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in parts if part)
     if compute.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Ray's control service listens on every interface; without a token anyone who reaches it could run code.

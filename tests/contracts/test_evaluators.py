@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from judge_stub import stub_judge
 from pydantic import TypeAdapter
 from tiny import ANIMALS, write_model, write_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -65,6 +66,13 @@ SPECS: dict[str, dict[str, Any]] = {
     "refusal": {"source": "say", "max_new_tokens": 6},
     "style": {"source": "say", "more_like": "loud", "less_like": "calm", "max_new_tokens": 6},
     "reward_model": {"source": "say", "path": "reward", "max_new_tokens": 6},
+    "judge": {
+        "source": "say",
+        "how": "rubric",
+        "rubric": "Be kind.",
+        "endpoint": {"url": "", "model": "judge"},
+        "max_new_tokens": 6,
+    },
     "preference": {"source": "pairs"},
     "multiple_choice": {"source": "say"},
     "likelihood": {"source": "prose", "max_tokens": 4},
@@ -182,6 +190,7 @@ RECOMPUTED: dict[str, Callable[[Measurement], list[Estimate]]] = {
     "refusal": _refusal,
     "style": lambda found: [mean_estimate(_column(found, lambda v: v["probability"]))],
     "reward_model": lambda found: [mean_estimate(_column(found, lambda v: v["reward"]))],
+    "judge": lambda found: [mean_estimate(_column(found, lambda v: v["points"]))],
     "preference": _preference,
     "multiple_choice": _multiple_choice,
     "likelihood": lambda found: [
@@ -206,6 +215,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = "".join(json.dumps(row) + "\n" for row in ROWS["prose"])
     (root / "tasks" / "rows.jsonl").write_text(lines)
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, stub_judge() as stub:
+        patch.setenv("APPORTION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(SPECS["judge"]["endpoint"], "url", stub.url)
+        yield
 
 
 def load(root: Path, change: float = 0.0, precision: Any = "float32") -> LoadedModel:

@@ -89,7 +89,7 @@ def test_harness_folder_counts_from_the_root(tmp_path: Path) -> None:
         ({"evaluator": "preference", "source": "a", "limit": 0}, "greater than 0"),
         ({"evaluator": "likelihood", "source": "a", "max_tokens": 1}, "greater than 1"),
         ({"evaluator": "likelihood", "source": "a", "window": 5}, "not permitted"),
-        ({"evaluator": "judge"}, "'pattern'"),
+        ({"evaluator": "jury"}, "'pattern'"),
     ],
 )
 def test_bad_spec_is_refused(fields: dict[str, Any], message: str) -> None:

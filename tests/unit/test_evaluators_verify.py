@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from custom_tools import Package
 
-from evaluators.contract.checks import CHECKS, Skipped, Trial, default_settings, verify
+from evaluators.contract.checks import CHECKS, SkippedError, Trial, default_settings, verify
 from evaluators.contract.rows import good_rows
 from search.cli.main import main
 
@@ -136,7 +136,7 @@ def test_broken_promise_is_named(claim: str, package: Package) -> None:
     trial = Trial(name, {"source": "rows", "max_new_tokens": 4}, {})
     with pytest.raises(Exception, match=re.escape(fault)) as caught:
         CHECKS[claim](trial)
-    assert not isinstance(caught.value, Skipped)
+    assert not isinstance(caught.value, SkippedError)
 
 
 def test_command_says_each_outcome_and_fails_with_2(
