@@ -1,35 +1,27 @@
-"""Greedy generation of a batch of prompts: tokens, and whether they were cut at the limit."""
+"""Greedy generation of a batch of prompts."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 
-class Written(NamedTuple):
-    """What a model wrote after one prompt."""
-
-    ids: list[int]
-    """Without the end-of-sequence token."""
-    is_cut: bool
-    """True: it had not ended when the limit was reached."""
-
-
 def greedy_ids(
-    model: Any, ends: set[int], prompts: list[list[int]], max_new_tokens: int
-) -> list[Written]:
-    """Return the tokens written after each prompt, up to the end-of-sequence token.
+    model: Any, ends: set[int], prompts: list[list[int]], limits: list[int]
+) -> list[list[int]]:
+    """Return the tokens written after each prompt, without the end-of-sequence token.
 
-    A loop of our own: rows that have ended leave the batch, no generation setting of the checkpoint can slip in,
-    and the head sees two axes (given three, torch may copy a frozen head's weight for every row).
+    A loop of our own: rows that have ended, or written all they may, leave the batch; no generation setting of the
+    checkpoint can slip in; and the head sees two axes (given three, torch may copy a frozen head's weight for every
+    row).
 
     Args:
         model: A causal language model of transformers, in inference mode.
         ends: The end-of-sequence tokens.
         prompts: Token ids, at least one list; none is empty.
-        max_new_tokens: The limit.
+        limits: The most tokens that each may write, at least 1; as many were written where the model had not ended.
 
     Raises:
         FloatingPointError: The model's logits are not finite.
@@ -45,7 +37,7 @@ def greedy_ids(
     head, cache = model.get_output_embeddings(), DynamicCache(config=model.config)
     written: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    for _ in range(max_new_tokens):
+    for n_written in range(1, max(limits) + 1):
         hidden_BTH = model.base_model(
             input_ids=input_BT,
             attention_mask=mask_BT,
@@ -57,9 +49,10 @@ def greedy_ids(
         if not top_B.isfinite().all():
             raise FloatingPointError("the model's logits are not finite")
         tokens = tokens_B.tolist()
-        kept = [at for at, token in enumerate(tokens) if token not in ends]
-        for at in kept:
+        going_on = [at for at, token in enumerate(tokens) if token not in ends]
+        for at in going_on:
             written[rows[at]].append(tokens[at])
+        kept = [at for at in going_on if n_written < limits[rows[at]]]
         if len(kept) < len(rows):
             rows = [rows[at] for at in kept]
             if not rows:
@@ -70,4 +63,4 @@ def greedy_ids(
         input_BT = tokens_B[:, None]
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
         positions_BT = mask_BT.sum(dim=1, keepdim=True) - 1
-    return [Written(ids, row in rows) for row, ids in enumerate(written)]
+    return written

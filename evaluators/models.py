@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from evaluators.base import Conversation, Reply
-from evaluators.greedy import Written, greedy_ids
+from evaluators.greedy import greedy_ids
 from evaluators.tokens import (
     Logp,
     TextChange,
@@ -122,27 +122,46 @@ class LoadedModel:
                 module.training = was_training
             self._depth -= 1
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+    def generate(
+        self, conversations: Sequence[Conversation], max_new_tokens: int | Sequence[int]
+    ) -> list[Reply]:
         """Return the greedy continuation of each conversation, without special tokens.
+
+        Equal ones are continued once, up to the longest of their limits: what greedy generation writes up to a limit
+        is the beginning of what it writes up to a higher one. Conversations of all limits share their batches.
+
+        Args:
+            conversations: What is to be continued.
+            max_new_tokens: The limit of all, or one for each.
 
         Raises:
             ValueError: A prompt and its continuation do not fit the model.
             FloatingPointError: The model's logits are not finite.
         """
-        prompts = [prompt_ids(self.tokenizer, each) for each in conversations]
-        for index, ids in enumerate(prompts):
-            self._check_length(len(ids) + max_new_tokens, f"prompt {index} with its continuation")
-        written = [Written([], False)] * len(prompts)
+        limits = (
+            [max_new_tokens] * len(conversations)
+            if isinstance(max_new_tokens, int)
+            else max_new_tokens
+        )
+        asked = [tuple(prompt_ids(self.tokenizer, each)) for each in conversations]
+        longest: dict[tuple[int, ...], int] = {}
+        for index, (ids, limit) in enumerate(zip(asked, limits, strict=True)):
+            self._check_length(len(ids) + limit, f"prompt {index} with its continuation")
+            longest[ids] = max(longest.get(ids, 0), limit)
+        unique = list(longest)
+        written: dict[tuple[int, ...], list[int]] = {}
         with self.ready(), torch.inference_mode():
-            for indices in self._batches([len(ids) + max_new_tokens for ids in prompts]):
-                chosen = [prompts[index] for index in indices]
-                outputs = greedy_ids(self.model, self._end_ids(), chosen, max_new_tokens)
-                for index, each in zip(indices, outputs, strict=True):
-                    written[index] = each
-        return [
-            Reply(self.tokenizer.decode(each.ids, skip_special_tokens=True), each.is_cut)
-            for each in written
-        ]
+            for indices in self._batches([len(ids) + longest[ids] for ids in unique]):
+                chosen = [unique[index] for index in indices]
+                prompts, at_most = [list(ids) for ids in chosen], [longest[ids] for ids in chosen]
+                outputs = greedy_ids(self.model, self._end_ids(), prompts, at_most)
+                written.update(zip(chosen, outputs, strict=True))
+        replies = []
+        for ids, limit in zip(asked, limits, strict=True):
+            kept = written[ids][:limit]
+            text = self.tokenizer.decode(kept, skip_special_tokens=True)
+            replies.append(Reply(text, is_cut=len(kept) == limit))
+        return replies
 
     def completion_logps(
         self, rows: Sequence[tuple[Conversation, tuple[Conversation, ...]]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluators.base import Conversation, Evaluator, Prompt, Row
+from evaluators.base import Evaluator, Prompt, Row
 from evaluators.custom import CustomSpec, evaluator_class, identity, one_line
 from evaluators.facts import Facts
 from evaluators.reply_specs import RewardModelSpec
@@ -35,7 +35,7 @@ EVALUATORS = {
     "cost": "evaluators.behaviours.cost:Cost",
     "harness": "evaluators.harness:Harness",
 }
-GENERATION_VERSION = 1
+GENERATION_VERSION = 2
 """Raise it when `evaluators.models` would give other outputs or log-probabilities."""
 REASON_CHARACTERS = 300
 
@@ -182,7 +182,7 @@ class Suite:
     ) -> dict[str, Measurement]:
         evaluators = [each for each in self.evaluators if not each.needs_facts]
         prompts = {evaluator.name: evaluator.prompts() for evaluator in evaluators}
-        outputs, fault = self._generate(model, [each for part in prompts.values() for each in part])
+        outputs, fault = _replies(model, [each for part in prompts.values() for each in part])
         found = {}
         for evaluator in evaluators:
             own = prompts[evaluator.name]
@@ -202,25 +202,20 @@ class Suite:
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found
 
-    def _generate(
-        self, model: LoadedModel, prompts: Sequence[Prompt]
-    ) -> tuple[dict[str, str], str | None]:
-        """Return outputs by prompt, each prompt continued once, or the reason why there are none."""
-        unique = {_key(prompt): prompt for prompt in prompts}
-        outputs: dict[str, str] = {}
-        try:
-            for max_new_tokens in sorted({prompt.max_new_tokens for prompt in unique.values()}):
-                chosen = {
-                    key: prompt.conversation
-                    for key, prompt in unique.items()
-                    if prompt.max_new_tokens == max_new_tokens
-                }
-                conversations: list[Conversation] = list(chosen.values())
-                texts = model.generate(conversations, max_new_tokens)
-                outputs.update(zip(chosen, texts, strict=True))
-        except Exception as error:  # evaluators that do not generate can still measure
-            return {}, f"generation failed: {_reason(error)}"
-        return outputs, None
+
+def _replies(model: LoadedModel, prompts: Sequence[Prompt]) -> tuple[dict[str, str], str | None]:
+    """Return what the model writes, by prompt, or the reason why there is nothing."""
+    unique = {_key(prompt): prompt for prompt in prompts}
+    if not unique:
+        return {}, None
+    try:
+        texts = model.generate(
+            [prompt.conversation for prompt in unique.values()],
+            [prompt.max_new_tokens for prompt in unique.values()],
+        )
+    except Exception as error:  # evaluators that do not generate can still measure
+        return {}, f"generation failed: {_reason(error)}"
+    return dict(zip(unique, texts, strict=True)), None
 
 
 def build_evaluator(

@@ -35,8 +35,8 @@ class ListedModel:
     def ready(self) -> Any:
         return nullcontext()
 
-    def generate(self, conversations: Sequence[Any], max_new_tokens: int) -> list[str]:
-        self.asked += [(conversation, max_new_tokens) for conversation in conversations]
+    def generate(self, conversations: Sequence[Any], limits: Sequence[int]) -> list[str]:
+        self.asked += zip(conversations, limits, strict=True)
         return list(self.outputs[: len(conversations)])
 
     def completion_logps(self, rows: Sequence[Any]) -> list[Any]:

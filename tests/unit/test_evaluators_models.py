@@ -14,6 +14,7 @@ from tiny import write_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evaluators.greedy import greedy_ids
 from evaluators.models import LoadedModel
 from evaluators.tokens import completion_sequences, prompt_ids, text_windows
 
@@ -196,6 +197,46 @@ def test_generation_stops_at_the_end_token_while_other_rows_go_on(model: LoadedM
     assert stopped[0] == model.tokenizer.decode(tokens[0][: tokens[0].index(end)])
     # The first had ended when the limit came, the second had not.
     assert [reply.is_cut for reply in (*free, *stopped)] == [True, True, False, True]
+
+
+def test_equal_prompts_are_written_once_and_cut_for_shorter_limits(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved(model, 0.2)
+    batches: list[list[tuple[int, int]]] = []
+
+    def noted(model: Any, ends: set[int], prompts: list[list[int]], limits: list[int]) -> Any:
+        batches.append([(len(ids), limit) for ids, limit in zip(prompts, limits, strict=True)])
+        return greedy_ids(model, ends, prompts, limits)
+
+    monkeypatch.setattr("evaluators.models.greedy_ids", noted)
+    prompts, limits = ["the cat", "hello to", "the cat", "the cat"], [3, 5, 7, 3]
+    replies = model.generate(prompts, limits)
+    n_cat, n_hello = (len(model.tokenizer(text)["input_ids"]) for text in ("the cat", "hello to"))
+    assert batches == [[(n_cat, 7), (n_hello, 5)]]
+    for prompt, limit, reply in zip(prompts, limits, replies, strict=True):
+        (alone,) = model.generate([prompt], limit)
+        assert (reply, reply.is_cut) == (alone, alone.is_cut)
+    assert len(set(replies)) == 3
+
+
+def test_reply_cut_at_a_shorter_limit_had_not_ended_there(model: LoadedModel) -> None:
+    moved(model, 0.2)
+    steps = [model.generate(["the cat"], limit)[0] for limit in range(1, 9)]
+    written = 0  # tokens; the model ends after four
+
+    def ended(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal written
+        written += 1
+        if written == 5:
+            logits[..., model.tokenizer.eos_token_id] = logits.max() + 1
+        return logits
+
+    with_end = model.model.get_output_embeddings().register_forward_hook(ended)
+    replies = model.generate(["the cat"] * 3, [3, 4, 8])
+    with_end.remove()
+    assert [reply.is_cut for reply in replies] == [True, True, False]
+    assert replies == [steps[2], steps[3], steps[3]]
 
 
 def test_non_finite_logits_stop_generation_with_an_error(model: LoadedModel) -> None:

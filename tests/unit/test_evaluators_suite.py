@@ -46,7 +46,7 @@ class EchoModel:
 
     def __init__(self, broken: str | None = None) -> None:
         self.broken = broken
-        self.asked: list[tuple[list[str], int]] = []
+        self.asked: list[list[tuple[str, int]]] = []
 
     def ready(self) -> Any:
         return nullcontext()
@@ -55,9 +55,9 @@ class EchoModel:
         if self.broken == name:
             raise RuntimeError("out of\nmemory")
 
-    def generate(self, conversations: Sequence[Any], max_new_tokens: int) -> list[str]:
+    def generate(self, conversations: Sequence[Any], limits: Sequence[int]) -> list[str]:
         self._check("generate")
-        self.asked.append((list(conversations), max_new_tokens))
+        self.asked.append(list(zip(conversations, limits, strict=True)))
         return [conversation.upper() for conversation in conversations]
 
     def completion_logps(self, rows: Sequence[Any]) -> list[Any]:
@@ -74,10 +74,10 @@ def values(suite: Suite, model: Any, base: Any = None) -> dict[str, float | None
     return {score.name: score.value for part in found.values() for score in part.scores}
 
 
-def test_each_prompt_is_continued_once_per_length_for_all_evaluators() -> None:
+def test_model_is_asked_once_for_all_evaluators_and_for_nothing_twice() -> None:
     model = EchoModel()
     found = values(Suite(SPECS, ROWS, Path(".")), model)
-    assert model.asked == [(["a", "b"], 9), (["a", "b"], 64)]
+    assert model.asked == [[("a", 64), ("b", 64), ("a", 9), ("b", 9)]]
     assert found["upper"] == pytest.approx(2 / 3)
     assert found["lower"] == pytest.approx(1 / 3)
     assert found["long"] == pytest.approx(2 / 3)
