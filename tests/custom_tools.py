@@ -29,7 +29,7 @@ class Marks(ReplyEvaluator):
     spec_class = MarksSpec
 
     def __init__(self, name, spec, rows):
-        super().__init__(name, spec.infos(name), spec, rows)
+        super().__init__(name, spec, rows)
         self.spec = spec
 
     def measure(self, model, reference, outputs):

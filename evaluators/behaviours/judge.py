@@ -75,13 +75,13 @@ class Canary(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
-class Judge(ReplyEvaluator):
+class Judge(ReplyEvaluator[JudgeSpec]):
     """Points by a rubric, or wins over the base's replies."""
 
     version: ClassVar[int] = 1
 
     def __init__(self, name: str, spec: JudgeSpec, rows: Sequence[Row]) -> None:
-        super().__init__(name, spec.infos(name), spec, rows)
+        super().__init__(name, spec, rows)
         self.spec = spec
         self.is_pairwise = spec.how == "pairwise"
         self.best, self.worst = (1.0, 0.0) if self.is_pairwise else (5.0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -174,6 +175,26 @@ def test_evaluators_of_the_readme_are_legal() -> None:
         TypeAdapter(EvaluatorSpec).validate_json(json.dumps(values))
     listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE)
     assert set(EVALUATORS) <= set(re.findall(r"\w+", " ".join(listed)))
+
+
+def test_evaluator_of_the_readme_keeps_its_promises(tmp_path: Path) -> None:
+    (text,) = code_blocks(README, "python")
+    assert text.count("\n") < 30
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "mine.py").write_text(text)
+    words = [
+        sys.executable,
+        "-m",
+        "search.cli.main",
+        "evaluators",
+        "verify",
+        "my_package.mine:Shouting",
+    ]
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = subprocess.run(
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_paths_that_the_documents_name_exist() -> None:
