@@ -1,8 +1,7 @@
-"""Checks of what a study points to: the base, sources, task folders, storage; and rows that leak. No torch."""
+"""Checks of what a study points to: the base, sources, task folders, storage. No torch."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,10 +11,8 @@ from urllib.parse import unquote
 from evaluators.spec import HarnessSpec
 from search.base_files import BaseFilesError, resolve_base
 from search.check_adapters import Finding
-from search.check_evaluators import source_key
 from search.errors import DataError
 from search.messages import Problem, suggest, value_text
-from search.rows import Row
 from search.sources import Source, read_source
 from search.spec import StudySpec
 from search.yaml_file import Located
@@ -95,7 +92,7 @@ def source_problems(
             problems.append(located.problem(("sources", name, "path"), text))
             continue
         try:
-            sources[name] = read_source(name, source, root)
+            sources[name] = read_source(name, source, root, spec.generalisation)
         except DataError as error:
             problems.append(_data_problem(str(path), str(error)))
             continue
@@ -110,47 +107,3 @@ def _data_problem(file: str, message: str) -> Problem:
     if found is None:
         return Problem(file, None, (), message)
     return Problem(file, int(found[1]) if found[1] else None, (), found[2])
-
-
-def leak_findings(spec: StudySpec, sources: dict[str, Source]) -> Iterator[Finding]:
-    """Warn of rows that are trained on and measured: their scores say what was memorised.
-
-    Args:
-        spec: The study.
-        sources: Those that could be read.
-    """
-    trained: dict[str, str] = {}
-    for name, influence in spec.influences.items():
-        for source in influence.sources:
-            trained.setdefault(source, name)
-    asked = {
-        question: source
-        for source in trained
-        if source in sources
-        for question in map(_question, sources[source].rows)
-    }
-    for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
-        for name, evaluator in evaluators.items():
-            for source, _ in evaluator.sources():
-                place = (group, name, source_key(evaluator, source))
-                if source in trained:
-                    text = f"{source!r} is trained on by {trained[source]}; measure on other rows"
-                    yield Finding(place, text, is_warning=True)
-                elif source in sources:
-                    questions = [_question(row) for row in sources[source].rows]
-                    shared = [question for question in questions if question in asked]
-                    if shared:
-                        text = (
-                            f"{len(shared)} of {len(questions)} rows of {source!r} are in the training "
-                            f"source {asked[shared[0]]!r} too; measure on other rows"
-                        )
-                        yield Finding(place, text, is_warning=True)
-
-
-def _question(row: Row) -> str:
-    """Return what a row asks: its last user message, its prompt or its text."""
-    value = row.get("prompt", row.get("messages", row.get("text")))
-    if isinstance(value, list):
-        asked = [message["content"] for message in value if message["role"] == "user"]
-        value = asked[-1] if asked else json.dumps(value)
-    return " ".join(str(value).split()).casefold()

@@ -75,10 +75,14 @@ class Lab:
             precision,
             spec.compute.threads_per_trial,
         )
-        sources = {name: read_source(name, source, root) for name, source in spec.sources.items()}
-        rows = {name: source.rows for name, source in sources.items()}
+        sources = {
+            name: read_source(name, source, root, spec.generalisation)
+            for name, source in spec.sources.items()
+        }
+        searched = {name: source.seen_by("search") for name, source in sources.items()}
+        held_out = {name: source.seen_by("holdout") for name, source in sources.items()}
         try:
-            suites = (Suite(spec.full_suite, rows, root), Suite(spec.holdout, rows, root))
+            suites = (Suite(spec.full_suite, searched, root), Suite(spec.holdout, held_out, root))
         except ValueError as error:
             raise DataError(str(error)) from error
         loaded = loaded_model(base.fresh(), precision)

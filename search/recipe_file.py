@@ -13,6 +13,7 @@ from search.check_adapters import adapter_findings
 from search.check_combining import COMBINING_CONFLICT
 from search.check_methods import stage_source_problem
 from search.check_values import base_config
+from search.data.spec import GeneralisationSpec
 from search.errors import SpecError
 from search.folders import to_json
 from search.messages import KeyPath
@@ -56,6 +57,8 @@ class RecipeFile(Spec):
     """The model it starts from."""
     sources: dict[Name, SourceSpec]
     """Datasets of its mixes."""
+    generalisation: GeneralisationSpec | None = None
+    """Kinds of rows that the study held out, and that are not trained on here either."""
     training: TrainingSpec
     """How all stages train."""
     seed: int
@@ -135,6 +138,7 @@ def recipe_text(spec: StudySpec, recipe: Recipe, number: int, root: Path, folder
             for name, source in spec.sources.items()
             if name in used
         },
+        generalisation=spec.generalisation,
         training=spec.training,
         seed=spec.sampler.seed,
         threads=spec.compute.threads_per_trial,

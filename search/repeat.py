@@ -40,7 +40,10 @@ def train_recipe(
     """
     precision = file.training.precision
     base = ResidentBase.load(file.base, root, pick_device(device), precision, file.threads)
-    sources = {name: read_source(name, source, root) for name, source in file.sources.items()}
+    sources = {
+        name: read_source(name, source, root, file.generalisation)
+        for name, source in file.sources.items()
+    }
     prefixes, _ = recipe_prefixes(
         base,
         file.recipe,

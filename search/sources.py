@@ -1,7 +1,7 @@
 """Read sources: files, folders and hub datasets become lists of checked rows with a content hash. No torch.
 
-Source.content_hash is taken over the rows and the format, not over the file's bytes: the same rows as .jsonl and as
-.parquet have the same hash, and so the same trained models.
+Source.content_hash is taken over the format and the rows that training may see, not over the file's bytes: the same
+rows as .jsonl and as .parquet have the same hash, and so the same trained models.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from search.data.parts import Sorter
+from search.data.spec import USES, GeneralisationSpec, Use
 from search.errors import DataError
 from search.messages import one_line, value_text
 from search.rows import Row, RowError, checked_row, is_usable
@@ -25,8 +27,18 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Longest line of a .jsonl file in bytes; longer ones are no rows but a whole file in one line."""
 
-Located = tuple[str, object]
-"""Where a row is (file and line, or file and row number) and the row as it was read."""
+Numbered = tuple[int, object]
+"""Number of a row (of its line, in a .jsonl file) from 1, and the row as it was read."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows of a source that one use may see."""
+
+    rows: list[Row] = field(default_factory=list, repr=False)
+    """In the order of the source."""
+    numbers: list[int] = field(default_factory=list, repr=False)
+    """Line or row number of each, from 1."""
 
 
 @dataclass(frozen=True)
@@ -38,50 +50,83 @@ class Source:
     format: str
     """As in the study."""
     rows: list[Row] = field(repr=False)
-    """At least one; nulls are left out, and preference pairs have a prompt."""
+    """What training may see; nulls are left out, and preference pairs have a prompt."""
     content_hash: str
     """Hex SHA-256 of format and rows."""
     n_skipped: int = 0
     """Pairs left out because both answers are equal."""
+    views: dict[Use, View] = field(default_factory=dict, repr=False)
+    """What each use may see; a use that is not here sees `rows`."""
+    origin: str = ""
+    """Path or hub id, as in the study."""
+
+    def seen_by(self, use: Use) -> list[Row]:
+        """Return the rows that a use may see; none may be left."""
+        return self.views[use].rows if use in self.views else self.rows
+
+    def place(self, use: Use, index: int) -> str:
+        """Return where a row of a use is: `data/chat.jsonl:3`, or `data/chat.parquet: row 3`."""
+        number = self.views[use].numbers[index] if use in self.views else index + 1
+        return _place(self.origin, number)
 
 
-def read_source(name: str, spec: SourceSpec, root: Path) -> Source:
-    """Read a source and check each row against its format.
+def read_source(
+    name: str, spec: SourceSpec, root: Path, generalisation: GeneralisationSpec | None = None
+) -> Source:
+    """Read a source, check each row against its format, and say who may see it.
 
     Args:
         name: Its name in the study.
         spec: Where it is and what it holds.
         root: Folder of the study file; paths start there.
+        generalisation: Which kinds of rows the study holds out.
 
     Raises:
         DataError: It cannot be read, holds no rows, or a row does not have the format; one line with file, line (row,
             for files without lines), field, value and remedy.
     """
-    located = _hub_rows(name, spec) if spec.hub is not None else _local_rows(name, spec, root)
-    rows: list[Row] = []
-    n_skipped = 0
+    origin = _origin(spec, root)
+    numbered = _hub_rows(name, spec) if spec.hub is not None else _local_rows(name, spec, root)
+    sorter = Sorter(spec.format, spec.parts, generalisation)
+    views: dict[Use, View] = {use: View() for use in USES}
+    n_rows = n_skipped = 0
     digest = hashlib.sha256(spec.format.encode())
-    for where, raw in islice(located, spec.limit):
+    for number, raw in islice(numbered, spec.limit):
         try:
             row = checked_row(raw, spec.format)
+            if not is_usable(row, spec.format):
+                n_skipped += 1
+                continue
+            uses = sorter.uses(row)
+            text = json.dumps(row, sort_keys=True, separators=(",", ":"))
         except RowError as error:
-            raise DataError(f"{where}: {error}") from None
-        if not is_usable(row, spec.format):
-            n_skipped += 1
-            continue
-        rows.append(row)
-        digest.update(b"\n" + json.dumps(row, sort_keys=True, separators=(",", ":")).encode())
-    if not rows:
+            raise DataError(f"{_place(origin, number)}: {error}") from None
+        except RecursionError:
+            where = _place(origin, number)
+            raise DataError(f"{where}: is nested too deeply; flatten it") from None
+        n_rows += 1
+        for use in uses:
+            views[use].rows.append(row if use == "train" else sorter.shown(row))
+            views[use].numbers.append(number)
+        if "train" in uses:
+            digest.update(b"\n" + text.encode())
+    if not n_rows:
         what = "only pairs of equal answers" if n_skipped else "no rows"
-        raise DataError(f"{_origin(spec, root)}: holds {what}; add rows or remove sources.{name}")
-    return Source(name, spec.format, rows, digest.hexdigest(), n_skipped)
+        raise DataError(f"{origin}: holds {what}; add rows or remove sources.{name}")
+    shown = spec.hub if spec.hub is not None else spec.path
+    rows = views["train"].rows
+    return Source(name, spec.format, rows, digest.hexdigest(), n_skipped, views, str(shown))
+
+
+def _place(origin: str, number: int) -> str:
+    return f"{origin}:{number}" if origin.lower().endswith(".jsonl") else f"{origin}: row {number}"
 
 
 def _origin(spec: SourceSpec, root: Path) -> str:
     return spec.hub if spec.hub is not None else str(root / (spec.path or ""))
 
 
-def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Located]:
+def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Numbered]:
     path = root / (spec.path or "")
     if not os.path.exists(path):  # pathlib raises for names that are too long
         raise DataError(f"{path}: there is no such file; correct sources.{name}.path or make it")
@@ -96,7 +141,7 @@ def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Located]:
     return _guarded(path, reader)
 
 
-def _guarded(path: Path, reader: Callable[[Path], Iterator[Located]]) -> Iterator[Located]:
+def _guarded(path: Path, reader: Callable[[Path], Iterator[Numbered]]) -> Iterator[Numbered]:
     try:
         yield from reader(path)
     except OSError as error:
@@ -104,7 +149,7 @@ def _guarded(path: Path, reader: Callable[[Path], Iterator[Located]]) -> Iterato
         raise DataError(f"{path}: cannot be read ({reason}); fix the file") from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[Located]:
+def _jsonl_rows(path: Path) -> Iterator[Numbered]:
     with path.open("rb") as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -117,18 +162,17 @@ def _jsonl_rows(path: Path) -> Iterator[Located]:
             if number == 1:
                 text = text.removeprefix("\ufeff")
             if text:
-                yield where, _parsed(text, where)
+                yield number, _parsed(text, where)
 
 
-def _json_rows(path: Path) -> Iterator[Located]:
+def _json_rows(path: Path) -> Iterator[Numbered]:
     data = _parsed(_decoded(path.read_bytes(), str(path)).removeprefix("\ufeff"), str(path))
     if not isinstance(data, list):
         raise DataError(f"{path}: holds no list of rows; write [{{...}}, ...] or use .jsonl")
-    for number, row in enumerate(data, 1):
-        yield f"{path}: row {number}", row
+    yield from enumerate(data, 1)
 
 
-def _parquet_rows(path: Path) -> Iterator[Located]:
+def _parquet_rows(path: Path) -> Iterator[Numbered]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,7 +182,7 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
             for batch in table.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{path}: row {number}", row
+                    yield number, row
     except pa.ArrowException as error:
         reason = one_line(str(error))[:120]
         raise DataError(
@@ -149,7 +193,7 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
 _READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}
 
 
-def _saved_rows(name: str, spec: SourceSpec, path: Path) -> Iterator[Located]:
+def _saved_rows(name: str, spec: SourceSpec, path: Path) -> Iterator[Numbered]:
     import datasets
 
     try:
@@ -159,11 +203,10 @@ def _saved_rows(name: str, spec: SourceSpec, path: Path) -> Iterator[Located]:
             f"{path}: is not a folder written by datasets.save_to_disk "
             f"({one_line(str(error))[:120]}); name a file or such a folder"
         ) from None
-    for number, row in enumerate(_one_split(found, name, spec, str(path)), 1):
-        yield f"{path}: row {number}", row
+    yield from enumerate(_one_split(found, name, spec, str(path)), 1)
 
 
-def _hub_rows(name: str, spec: SourceSpec) -> Iterator[Located]:
+def _hub_rows(name: str, spec: SourceSpec) -> Iterator[Numbered]:
     import datasets
 
     try:
@@ -176,8 +219,7 @@ def _hub_rows(name: str, spec: SourceSpec) -> Iterator[Located]:
             f"{spec.hub}: cannot be loaded from the hub ({type(error).__name__}: {reason}); "
             f"check sources.{name} (hub, subset, split, revision) and the network"
         ) from None
-    for number, row in enumerate(_one_split(found, name, spec, str(spec.hub)), 1):
-        yield f"{spec.hub}: row {number}", row
+    yield from enumerate(_one_split(found, name, spec, str(spec.hub)), 1)
 
 
 def _one_split(found: Any, name: str, spec: SourceSpec, origin: str) -> Any:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, RetentionSpec
+from search.data.spec import GeneralisationSpec, PartsSpec
 from spaces.influence import AnyInfluence, InfluenceSpec
 from spaces.order import OrderSpec
 from spaces.spec import Spec
@@ -65,6 +66,8 @@ class SourceSpec(Spec):
     """TRL's formats, plus `prompt` (for evaluators that generate) and `text` (for likelihood)."""
     limit: int | None = Field(default=None, gt=0)
     """Use only the first rows."""
+    parts: PartsSpec | None = None
+    """Which rows are trained on, which the suite sees, and which the holdout. Default: all see all."""
 
     @model_validator(mode="after")
     def _check(self) -> SourceSpec:
@@ -267,6 +270,11 @@ class StudySpec(Spec):
     """The model that every recipe starts from."""
     sources: dict[Name, SourceSpec] = Field(min_length=1)
     """Datasets by name."""
+    generalisation: GeneralisationSpec | None = None
+    """Kinds of rows that the holdout alone sees. Default: none."""
+    allow_leaks: tuple[tuple[str, str], ...] = ()
+    """Pairs of sources that may share rows although one is trained on, or searched on, and the other measured. Write
+    `retention` for the text that comes with that evaluator."""
     influences: dict[Name, AnyInfluence] = Field(min_length=1)
     """Named combinations of method, adapter, mix and dose."""
     order: OrderSpec = OrderSpec()

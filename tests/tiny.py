@@ -17,6 +17,7 @@ sources:
   chat: {path: chat.jsonl, format: messages}
   pairs: {path: pairs.jsonl, format: preference}
   ask: {path: ask.jsonl, format: prompt}
+  greet: {path: greet.jsonl, format: prompt}
   other_pairs: {path: other_pairs.jsonl, format: preference}
   prose: {path: prose.jsonl, format: text}
 influences:
@@ -31,7 +32,7 @@ suite:
   taste: {evaluator: preference, source: other_pairs}
   retention: {evaluator: retention, source: prose, max_tokens: 32}
 holdout:
-  shorter: {evaluator: pattern, source: ask, rules: [{rule: length, unit: words, at_most: 1}], max_new_tokens: 6}
+  shorter: {evaluator: pattern, source: greet, rules: [{rule: length, unit: words, at_most: 1}], max_new_tokens: 6}
 objectives: [{score: taste.margin, reference: -5.0}, {score: retention.kl, reference: 5.0}]
 constraints: [{score: retention.kl, at_most: 4.0}]
 sampler: {seed: 5, cost: tokens}
@@ -79,6 +80,13 @@ def write_data(folder: Path) -> None:
             for a in ANIMALS[:8]
         ],
         "ask": [{"prompt": ask(a), "kind": "animal"} for a in ANIMALS[8:]],
+        "greet": [
+            {
+                "prompt": [{"role": "user", "content": f"Hello {a}, how are you?"}],
+                "kind": "animal",
+            }
+            for a in ANIMALS[8:]
+        ],
         "other_pairs": [
             {"prompt": ask(a), "chosen": answer("hello to you"), "rejected": answer(f"the {a}")}
             for a in ANIMALS[8:]

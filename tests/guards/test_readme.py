@@ -147,14 +147,14 @@ def test_study_of_the_readme_checks_clean(tmp_path: Path) -> None:
     study.write_text(text)
     spec = load_study(study)
     row = {
-        "messages": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
-        "preference": '{"prompt": "a", "chosen": "b", "rejected": "c"}',
-        "prompt": '{"prompt": "a"}',
+        "messages": '{"messages": [{"role": "user", "content": "NAME"}, {"role": "assistant", "content": "b"}]}',
+        "preference": '{"prompt": "NAME", "chosen": "b", "rejected": "c"}',
+        "prompt": '{"prompt": "NAME"}',
     }
     (tmp_path / "data").mkdir()
-    for source in spec.sources.values():
+    for name, source in spec.sources.items():
         assert source.path is not None
-        (tmp_path / source.path).write_text(row[source.format] + "\n")
+        (tmp_path / source.path).write_text(row[source.format].replace("NAME", name) + "\n")
     assert checked_study(study).spec == spec
 
 

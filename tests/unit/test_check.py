@@ -162,20 +162,21 @@ def test_full_weights_may_move_the_ends_of_the_model(good_study: Path) -> None:
     assert problems(good_study, ("layers: 0-3", "targets: 'lm_head, embed_tokens'")) == []
 
 
-def test_measuring_what_is_trained_on_is_a_warning(good_study: Path) -> None:
+def test_measuring_what_is_trained_on_is_refused(good_study: Path) -> None:
     assert problems(good_study, ("source: held}", "source: pairs}")) == [
+        "error study.yaml:31: suite.choice.source: 'pairs' is trained on by taste too (sources.pairs.parts can "
+        "cut it); measure on other rows, or allow it: allow_leaks: [[pairs, pairs]]",
         "warning study.yaml:7: sources.held: is used nowhere; remove it or name it in a mix",
-        "warning study.yaml:31: suite.choice.source: 'pairs' is trained on by taste; "
-        "measure on other rows",
     ]
 
 
-def test_shared_questions_of_different_sources_are_a_warning(good_study: Path) -> None:
+def test_shared_questions_of_different_sources_are_refused(good_study: Path) -> None:
     rows = [{"prompt": "  who are YOU? "}, {"prompt": "Name a colour."}]
     Path("data/asks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert problems(good_study) == [
-        "warning study.yaml:29: suite.style.source: 1 of 2 rows of 'asks' are in the training "
-        "source 'chat' too; measure on other rows"
+        "error study.yaml:29: suite.style.source: 1 of 2 rows of 'asks' leak from 'chat', which is trained on: "
+        "data/asks.jsonl:1 asks what data/chat.jsonl:2 asks; measure on other rows, or allow it: "
+        "allow_leaks: [[chat, asks]]"
     ]
 
 

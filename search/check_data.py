@@ -1,0 +1,231 @@
+"""Checks of who sees which rows: leaks between sources, parts without rows, kinds that are held out. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from evaluators.spec import RetentionSpec
+from search.check_adapters import Finding
+from search.data.leaks import Leak, LeakKind, Seen, find_leaks
+from search.data.parts import is_unseen, kind_of
+from search.data.spec import USES, GeneralisationSpec, Use
+from search.data.words import RowWords, row_words
+from search.messages import KeyPath, suggest, value_text
+from search.sources import Source
+from search.spec import StudySpec
+
+SHOWN_ROWS = 3
+"""Leaking rows that a message names."""
+_SEEN_BY = {"train": "is trained on", "search": "is in the suite"}
+_LIKENESS: dict[LeakKind, str] = {
+    "same": "asks what {} asks",
+    "near": "asks nearly what {} asks",
+    "contained": "shares a passage with {}",
+}
+
+
+def data_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Finding]:
+    """Yield what is wrong with who sees which rows.
+
+    Args:
+        spec: The study.
+        sources: Those that could be read; the others are left out.
+    """
+    yield from _empty_findings(spec, sources)
+    if spec.generalisation is not None:
+        yield from _kind_findings(spec, spec.generalisation, sources)
+    yield from leak_findings(spec, sources)
+
+
+def users(spec: StudySpec) -> dict[Seen, KeyPath]:
+    """Return the rows that a study uses, each with the first place in the study that does."""
+    found: dict[Seen, KeyPath] = {}
+    for name, influence in spec.influences.items():
+        for source in influence.sources:
+            found.setdefault(Seen("train", source), ("influences", name))
+    uses: tuple[tuple[Use, str], ...] = (("search", "suite"), ("holdout", "holdout"))
+    for use, group in uses:
+        evaluators = spec.full_suite if use == "search" else spec.holdout
+        for name, evaluator in evaluators.items():
+            for source, _ in evaluator.sources():
+                found.setdefault(Seen(use, source), (group, name, "source"))
+            if isinstance(evaluator, RetentionSpec) and evaluator.source is None:
+                found.setdefault(Seen(use, name), (group, name))
+    return found
+
+
+def leak_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Finding]:
+    """Yield a finding for each two sources that leak: an error, or a warning where the study allows it.
+
+    What counts as a leak is defined in `search.data.leaks`.
+    """
+    places = users(spec)
+    words = {seen: rows for seen in places if (rows := _words(spec, sources, seen)) is not None}
+    allowed = {frozenset(pair) for pair in spec.allow_leaks}
+    met: set[frozenset[str]] = set()
+    for pair, text in _leak_texts(spec, sources, words, places):
+        other, measured = pair
+        sharing = frozenset((other.source, measured.source))
+        met.add(sharing)
+        entry = f"[{other.source}, {measured.source}]"
+        remedy = f"measure on other rows, or allow it: allow_leaks: [{entry}]"
+        is_allowed = sharing in allowed
+        remedy = "allowed by allow_leaks" if is_allowed else remedy
+        yield Finding(places[measured], f"{text}; {remedy}", is_allowed)
+    known = {seen.source for seen in places}
+    for index, names in enumerate(spec.allow_leaks):
+        unknown = [name for name in names if name not in known]
+        for name in unknown:
+            text = f"{value_text(name)} is no source in use; {suggest(name, known)}"
+            yield Finding(("allow_leaks", index), text)
+        is_read = all(seen in words for seen in places if seen.source in names)
+        if not unknown and is_read and frozenset(names) not in met:
+            text = f"{' and '.join(map(repr, names))} do not leak; remove it"
+            yield Finding(("allow_leaks", index), text, is_warning=True)
+
+
+def _leak_texts(
+    spec: StudySpec,
+    sources: Mapping[str, Source],
+    words: Mapping[Seen, list[RowWords]],
+    places: Mapping[Seen, KeyPath],
+) -> Iterator[tuple[tuple[Seen, Seen], str]]:
+    """Yield what leaks from where, for each two uses."""
+    by_use = {use: {seen: words[seen] for seen in words if seen.use == use} for use in USES}
+    # Whole sources, read or not: they need no comparison.
+    shared = [
+        (Seen(earlier, seen.source), seen)
+        for seen in places
+        for earlier in USES[: USES.index(seen.use)]
+        if Seen(earlier, seen.source) in places
+        and seen.source in spec.sources
+        and spec.sources[seen.source].parts is None
+    ]
+    for other, measured in shared:
+        who = places[other][1] if other.use == "train" else ""
+        how = f"is trained on by {who}" if who else "is in the suite"
+        yield (
+            (other, measured),
+            f"{measured.source!r} {how} too (sources.{measured.source}.parts can cut it)",
+        )
+    comparisons = (
+        (by_use["train"], {**by_use["search"], **by_use["holdout"]}),
+        (by_use["search"], by_use["holdout"]),
+    )
+    for others, own in comparisons:
+        for (other, measured), leaks in find_leaks(others, own).items():
+            if (other, measured) not in shared:
+                n = len(own[measured])
+                yield (other, measured), _leak_text(sources, other, measured, leaks, n)
+
+
+def _leak_text(
+    sources: Mapping[str, Source], other: Seen, measured: Seen, leaks: list[Leak], n_rows: int
+) -> str:
+    rows = [
+        f"{_place(sources, measured, leak.measured_row)} "
+        + _LIKENESS[leak.kind].format(_place(sources, other, leak.other_row))
+        for leak in leaks[:SHOWN_ROWS]
+    ]
+    more = len(leaks) - SHOWN_ROWS
+    listed = ", ".join(rows) + (f", and {more} more" if more > 0 else "")
+    which = (
+        f"{measured.source!r}" if other.source != measured.source else f"its {measured.use} part"
+    )
+    return (
+        f"{len(leaks)} of {n_rows} rows of {which} leak from {other.source!r}, which "
+        f"{_SEEN_BY[other.use]}: {listed}"
+    )
+
+
+def _place(sources: Mapping[str, Source], seen: Seen, row: int) -> str:
+    source = sources.get(seen.source)
+    return f"passage {row + 1}" if source is None else source.place(seen.use, row)
+
+
+def _words(spec: StudySpec, sources: Mapping[str, Source], seen: Seen) -> list[RowWords] | None:
+    """Return the rows of one use as words; None if they were not read."""
+    if seen.source in spec.sources:
+        source = sources.get(seen.source)
+        if source is None:
+            return None
+        return [row_words(row, source.format) for row in source.seen_by(seen.use)]
+    evaluators = spec.full_suite if seen.use == "search" else spec.holdout
+    evaluator = evaluators.get(seen.source)
+    if not isinstance(evaluator, RetentionSpec):
+        return None  # A source that does not exist, which is reported elsewhere.
+    from evaluators.behaviours.retention import prose_passages
+
+    texts = prose_passages()[: evaluator.limit]
+    return [row_words({"text": text}, "text") for text in texts]
+
+
+def _empty_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Finding]:
+    """Yield sources that hold no row for one of their uses."""
+    for seen, place in users(spec).items():
+        source = sources.get(seen.source)
+        if source is None or source.seen_by(seen.use):
+            continue
+        why = (
+            "the rest is of unseen kinds" if spec.generalisation else "the parts are what they are"
+        )
+        parts = spec.sources[seen.source].parts
+        if parts is not None:
+            is_listed = parts.of(seen.use) is not None
+            why = "try a larger share or another seed" if is_listed else f"give it {seen.use}"
+        text = f"no row of {seen.source!r} is for {seen.use}; {why} (sources.{seen.source})"
+        yield Finding(place, text)
+
+
+def _kind_findings(
+    spec: StudySpec, generalisation: GeneralisationSpec, sources: Mapping[str, Source]
+) -> Iterator[Finding]:
+    """Yield kinds that no row has, and what keeps the report from telling seen from unseen kinds."""
+    place: KeyPath = ("generalisation",)
+    if len(sources) < len(spec.sources):
+        return  # The kinds of a source that was not read are not known.
+    kinds = {
+        kind
+        for source in sources.values()
+        for use in USES
+        for row in source.seen_by(use)
+        if (kind := kind_of(row, generalisation)) is not None
+    }
+    for index, kind in enumerate(generalisation.unseen):
+        if kind not in kinds:
+            text = f"no row has {generalisation.by} {value_text(kind)}; {suggest(kind, kinds)}"
+            yield Finding((*place, "unseen", index), text)
+    unseen = {kind for kind in kinds if is_unseen(kind, generalisation)}
+    if generalisation.unseen_share is not None and unseen in (set(), kinds):
+        how_many = "all" if unseen else "none"
+        text = f"holds out {how_many} of {len(kinds)} kinds; take another seed, or list unseen"
+        yield Finding((*place, "unseen_share"), text)
+    elif not _has_both(spec, generalisation, sources):
+        text = (
+            "no evaluator of the holdout reads rows of seen and of unseen kinds, so the report cannot compare them; "
+            f"name a source there whose rows have {generalisation.by!r}"
+        )
+        yield Finding(place, text, is_warning=True)
+    for seen, where in users(spec).items():
+        if seen.use != "train":
+            continue
+        rows = sources[seen.source].rows
+        n_without = sum(kind_of(row, generalisation) is None for row in rows)
+        if n_without:
+            text = (
+                f"{n_without} of {len(rows)} rows of {seen.source!r} have no {generalisation.by!r} and are trained on "
+                "as rows of seen kinds; add it, or make sure of that"
+            )
+            yield Finding(where, text, is_warning=True)
+
+
+def _has_both(
+    spec: StudySpec, generalisation: GeneralisationSpec, sources: Mapping[str, Source]
+) -> bool:
+    for seen in users(spec):
+        if seen.use == "holdout" and seen.source in sources:
+            rows = sources[seen.source].seen_by("holdout")
+            kinds = [kind for row in rows if (kind := kind_of(row, generalisation)) is not None]
+            if len({is_unseen(kind, generalisation) for kind in kinds}) == 2:
+                return True
+    return False
