@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from evaluators.scores import ScoreInfo
 from search.records import TrialRecord
 from search.report import confirmation, describe, numbers
+from search.report.kinds import HEADINGS, kind_rows, kinds_sentence, leaks_sentence
 from search.report.payload import payload, script_json
 from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
@@ -45,6 +46,7 @@ def _context(view: StudyView) -> dict[str, Any]:
     front = view.front_trials
     base = [view.base] if view.base and view.base.number not in view.front else []
     holdout_rows = [*front, *base]
+    kinds = kind_rows(view)
     missing = [objective.name for objective in view.objectives if objective.reference is None]
     return {
         "view": view,
@@ -65,6 +67,10 @@ def _context(view: StudyView) -> dict[str, Any]:
         "searched_infos": _objective_infos(view),
         "holdout_rows": holdout_rows[:MAX_HOLDOUT_ROWS],
         "holdout_total": len(holdout_rows),
+        "kind_rows": kinds,
+        "kind_headings": HEADINGS,
+        "kinds": kinds_sentence(view, kinds),
+        "leaks": leaks_sentence(view),
         "has_hypervolume": bool(hypervolumes(view)),
         "without_reference": missing,
         "reference": describe.reference_text(view),

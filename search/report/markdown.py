@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from search.records import TrialRecord
 from search.report import confirmation, describe
 from search.report.inside import grids
+from search.report.kinds import HEADINGS, kind_rows, kinds_sentence, leaks_sentence
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
 from search.report.samples import Sample, load_samples
 from search.report.stopping import stopped_rows, stopping_sentence
@@ -33,10 +34,12 @@ def report_markdown(view: StudyView) -> str:
         f"{escaped(describe.searched_sentence(view))} {describe.trials_sentence(view)}",
         describe.budget_sentence(view),
         escaped(stopping_sentence(view)),
+        escaped(leaks_sentence(view)),
         describe.INTERVAL_NOTE,
         "![Front](front.png)",
         *_front(view),
         *_confirmation(view),
+        *_kinds(view),
         *_recipes(view),
         *_inside(view),
         *_failures(view),
@@ -118,6 +121,16 @@ def _confirmation(view: StudyView) -> list[str]:
             ["score", "sd between seeds", "its 95 % interval", "two trainings differ by"], noise
         ),
     ]
+
+
+def _kinds(view: StudyView) -> list[str]:
+    rows = kind_rows(view)
+    sentence = kinds_sentence(view, rows)
+    if not sentence:
+        return []
+    cells = [[str(row.trial.number), *map(escaped, row.cells)] for row in rows]
+    table = _table(["trial", *HEADINGS], cells) if rows else ""
+    return ["## Seen and unseen kinds", escaped(sentence), table]
 
 
 def _recipes(view: StudyView) -> list[str]:
