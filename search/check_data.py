@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from evaluators.spec import RetentionSpec
 from search.check_adapters import Finding
@@ -54,24 +55,51 @@ def users(spec: StudySpec) -> dict[Seen, KeyPath]:
     return found
 
 
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows that two uses share, or nearly share."""
+
+    other: Seen
+    """What is trained on, or searched on."""
+    measured: Seen
+    """What scores come from."""
+    leaks: tuple[Leak, ...]
+    """By measured row; empty where both are one whole source."""
+    n_rows: int | None
+    """Measured rows; None where they were not read."""
+    is_allowed: bool
+    """Whether `allow_leaks` names the two sources."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one source without parts serves both uses."""
+        return not self.leaks
+
+
 def leak_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Finding]:
-    """Yield a finding for each two sources that leak: an error, or a warning where the study allows it.
+    """Yield a finding for each two uses that share rows: an error, or a warning where the study allows it.
 
     What counts as a leak is defined in `search.data.leaks`.
     """
     places = users(spec)
-    words = {seen: rows for seen in places if (rows := _words(spec, sources, seen)) is not None}
-    allowed = {frozenset(pair) for pair in spec.allow_leaks}
+    words = _all_words(spec, sources, places)
     met: set[frozenset[str]] = set()
-    for pair, text in _leak_texts(spec, sources, words, places):
-        other, measured = pair
-        sharing = frozenset((other.source, measured.source))
-        met.add(sharing)
-        entry = f"[{other.source}, {measured.source}]"
-        remedy = f"measure on other rows, or allow it: allow_leaks: [{entry}]"
-        is_allowed = sharing in allowed
-        remedy = "allowed by allow_leaks" if is_allowed else remedy
-        yield Finding(places[measured], f"{text}; {remedy}", is_allowed)
+    for shared in _shared_rows(spec, words, places):
+        other, measured = shared.other, shared.measured
+        met.add(frozenset((other.source, measured.source)))
+        remedy = f"measure on other rows, or allow it: allow_leaks: [[{other.source}, {measured.source}]]"
+        if shared.is_allowed:
+            remedy = "allowed by allow_leaks"
+        if shared.is_whole:
+            how = (
+                f"is trained on by {places[other][1]}"
+                if other.use == "train"
+                else "is in the suite"
+            )
+            text = f"{measured.source!r} {how} too (sources.{measured.source}.parts can cut it)"
+        else:
+            text = _leak_text(sources, shared)
+        yield Finding(places[measured], f"{text}; {remedy}", shared.is_allowed)
     known = {seen.source for seen in places}
     for index, names in enumerate(spec.allow_leaks):
         unknown = [name for name in names if name not in known]
@@ -84,63 +112,76 @@ def leak_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Fi
             yield Finding(("allow_leaks", index), text, is_warning=True)
 
 
-def _leak_texts(
-    spec: StudySpec,
-    sources: Mapping[str, Source],
-    words: Mapping[Seen, list[RowWords]],
-    places: Mapping[Seen, KeyPath],
-) -> Iterator[tuple[tuple[Seen, Seen], str]]:
-    """Yield what leaks from where, for each two uses."""
+def shared_rows(spec: StudySpec, sources: Mapping[str, Source]) -> list[SharedRows]:
+    """Return the rows that any two uses share.
+
+    Args:
+        spec: The study.
+        sources: Those that could be read; of the others, only whole sources are told.
+    """
+    places = users(spec)
+    return list(_shared_rows(spec, _all_words(spec, sources, places), places))
+
+
+def row_place(sources: Mapping[str, Source], seen: Seen, row: int) -> str:
+    """Return where a row is, such as `data/chat.jsonl:3`; of the text that an evaluator brings, `passage 3`."""
+    source = sources.get(seen.source)
+    return f"passage {row + 1}" if source is None else source.place(seen.use, row)
+
+
+def likeness(leak: Leak, other_place: str) -> str:
+    """Return what a measured row has in common with a row, given that one's place."""
+    return _LIKENESS[leak.kind].format(other_place)
+
+
+def _shared_rows(
+    spec: StudySpec, words: Mapping[Seen, list[RowWords]], places: Mapping[Seen, KeyPath]
+) -> Iterator[SharedRows]:
+    allowed = {frozenset(pair) for pair in spec.allow_leaks}
+    whole = set()
+    for measured in places:
+        for use in USES[: USES.index(measured.use)]:
+            other = Seen(use, measured.source)
+            source = spec.sources.get(measured.source)
+            if other in places and source is not None and source.parts is None:
+                whole.add((other, measured))
+                n_rows = len(words[measured]) if measured in words else None
+                is_allowed = frozenset((measured.source,)) in allowed
+                yield SharedRows(other, measured, (), n_rows, is_allowed)
     by_use = {use: {seen: words[seen] for seen in words if seen.use == use} for use in USES}
-    # Whole sources, read or not: they need no comparison.
-    shared = [
-        (Seen(earlier, seen.source), seen)
-        for seen in places
-        for earlier in USES[: USES.index(seen.use)]
-        if Seen(earlier, seen.source) in places
-        and seen.source in spec.sources
-        and spec.sources[seen.source].parts is None
-    ]
-    for other, measured in shared:
-        who = places[other][1] if other.use == "train" else ""
-        how = f"is trained on by {who}" if who else "is in the suite"
-        yield (
-            (other, measured),
-            f"{measured.source!r} {how} too (sources.{measured.source}.parts can cut it)",
-        )
     comparisons = (
         (by_use["train"], {**by_use["search"], **by_use["holdout"]}),
         (by_use["search"], by_use["holdout"]),
     )
     for others, own in comparisons:
         for (other, measured), leaks in find_leaks(others, own).items():
-            if (other, measured) not in shared:
-                n = len(own[measured])
-                yield (other, measured), _leak_text(sources, other, measured, leaks, n)
+            if (other, measured) not in whole:
+                is_allowed = frozenset((other.source, measured.source)) in allowed
+                yield SharedRows(other, measured, tuple(leaks), len(own[measured]), is_allowed)
 
 
-def _leak_text(
-    sources: Mapping[str, Source], other: Seen, measured: Seen, leaks: list[Leak], n_rows: int
-) -> str:
+def _leak_text(sources: Mapping[str, Source], shared: SharedRows) -> str:
+    other, measured, leaks = shared.other, shared.measured, shared.leaks
     rows = [
-        f"{_place(sources, measured, leak.measured_row)} "
-        + _LIKENESS[leak.kind].format(_place(sources, other, leak.other_row))
+        f"{row_place(sources, measured, leak.measured_row)} "
+        + likeness(leak, row_place(sources, other, leak.other_row))
         for leak in leaks[:SHOWN_ROWS]
     ]
     more = len(leaks) - SHOWN_ROWS
     listed = ", ".join(rows) + (f", and {more} more" if more > 0 else "")
-    which = (
-        f"{measured.source!r}" if other.source != measured.source else f"its {measured.use} part"
-    )
+    is_same = other.source == measured.source
+    which = f"the {measured.use} part of {measured.source!r}" if is_same else repr(measured.source)
+    where = f"its {other.use} part" if is_same else repr(other.source)
     return (
-        f"{len(leaks)} of {n_rows} rows of {which} leak from {other.source!r}, which "
+        f"{len(leaks)} of {shared.n_rows} rows of {which} leak from {where}, which "
         f"{_SEEN_BY[other.use]}: {listed}"
     )
 
 
-def _place(sources: Mapping[str, Source], seen: Seen, row: int) -> str:
-    source = sources.get(seen.source)
-    return f"passage {row + 1}" if source is None else source.place(seen.use, row)
+def _all_words(
+    spec: StudySpec, sources: Mapping[str, Source], places: Mapping[Seen, KeyPath]
+) -> dict[Seen, list[RowWords]]:
+    return {seen: rows for seen in places if (rows := _words(spec, sources, seen)) is not None}
 
 
 def _words(spec: StudySpec, sources: Mapping[str, Source], seen: Seen) -> list[RowWords] | None:

@@ -18,6 +18,8 @@ from typing import Any
 from search.messages import one_line, suggest, value_text
 
 Row = dict[str, Any]
+MAX_DEPTH = 32
+"""Deepest nesting of lists and objects in a row. A limit of our own: Python's depends on who calls."""
 ROLES = ("system", "user", "assistant", "tool")
 FIELDS = {
     "messages": ("messages",),
@@ -43,7 +45,7 @@ def checked_row(value: object, row_format: str) -> Row:
     if not isinstance(value, Mapping):
         raise RowError(f"is {_kind(value)}, not an object; write {_example(row_format)}")
     row: Row = {
-        str(key): plain for key, part in value.items() if (plain := _plain(part)) is not None
+        str(key): plain for key, part in value.items() if (plain := _plain(part, 1)) is not None
     }
     for field in FIELDS[row_format]:
         if field not in row:
@@ -196,13 +198,15 @@ def _check_text(value: object, where: str) -> None:
             _check_text(part, f"{where}[{index}]")
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object, depth: int) -> Any:
     """Return a value as JSON knows it, without nulls inside; what JSON does not know is left out (None)."""
+    if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
+        raise RowError("is nested too deeply; flatten it")
     if isinstance(value, Mapping):
-        parts = {str(key): _plain(part) for key, part in value.items()}
+        parts = {str(key): _plain(part, depth + 1) for key, part in value.items()}
         return {key: part for key, part in parts.items() if part is not None}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part, depth + 1) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | bool | int):

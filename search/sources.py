@@ -101,9 +101,6 @@ def read_source(
             text = json.dumps(row, sort_keys=True, separators=(",", ":"))
         except RowError as error:
             raise DataError(f"{_place(origin, number)}: {error}") from None
-        except RecursionError:
-            where = _place(origin, number)
-            raise DataError(f"{where}: is nested too deeply; flatten it") from None
         n_rows += 1
         for use in uses:
             views[use].rows.append(row if use == "train" else sorter.shown(row))

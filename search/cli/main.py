@@ -19,6 +19,7 @@ from typer.main import get_command
 from search.cli import (
     check,
     confirm,
+    data,
     evaluators,
     explain,
     graph,
@@ -55,6 +56,7 @@ Examples:
 # One line per command, in the order in which --help lists them.
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("check", epilog=check.EXAMPLES)(check.check)
+app.add_typer(data.app)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("methods", epilog=methods.EXAMPLES)(methods.methods)
 app.add_typer(evaluators.app)

@@ -23,6 +23,25 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def visible(text: str) -> str:
+    """Return text that a terminal takes for text: what would steer it, or turn the order of letters, is escaped.
+
+    Line breaks and printable characters stay; all else, such as escape, backspace, tabs and the marks of right-to-left
+    text, becomes `\\x1b` or `\\u202e`.
+    """
+    return "".join(
+        character if character == "\n" or character.isprintable() else _escape(character)
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def print_json(data: Any) -> None:
     """Print data as one line of JSON on stdout."""
     typer.echo(json.dumps(data, allow_nan=False))

@@ -82,7 +82,7 @@ class ResidentBase:
         if bits is not None:
             quantised = {"quantization_config": quantisation(bits, device), "device_map": device}
         try:
-            folder, revision = _location(files)
+            folder, revision = pretrained_place(files)
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 revision=revision,
@@ -175,7 +175,7 @@ class ResidentBase:
         return [holder for holder in holders if holder is not None]
 
 
-def _location(files: BaseFiles) -> tuple[str, str | None]:
+def pretrained_place(files: BaseFiles) -> tuple[str, str | None]:
     """Return what `from_pretrained` takes, and the revision; a GGUF checkpoint is converted."""
     if files.gguf_file is None:
         return files.location, files.revision
