@@ -2,8 +2,9 @@
 
 After the decontamination of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): a run of 13 words that stands in
 both texts is an overlap, without regard to case and punctuation, and a run in more than 10 training texts is a phrase
-and counts for nothing. Ours beyond that: a text of 8 to 12 words overlaps if all of it does; a run that stands in
-several texts of both sides, and in more than a tenth of each, is a template.
+and counts for nothing. Ours beyond that: a text of 5 to 12 words overlaps if all of it does; a run that stands in
+several texts of both sides, and in more than a tenth of each, is a template; and a text of 8 words or more overlaps if
+every run of it stands in the training texts, phrases or not.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from search.data.words import Words
 
 RUN_WORDS = 13
 """Words of a run that two texts may not share."""
-SHORTEST_WORDS = 8
-"""Shorter texts stand in others by chance."""
+SHORTEST_WORDS, SURE_WORDS = 5, 8
+"""Shorter texts stand in others by chance; and if they have fewer words than the second, some do."""
 PHRASE_TEXTS = 10
 """Texts that may hold a run before it counts as a phrase."""
 TEMPLATE_SHARE = 0.1
@@ -108,7 +109,8 @@ def _overlaps(
         is_counted = not _is_phrase((len(rows), len(asking_rows)), n_rows)
         for text in askers:
             n_shared[text] += 1
-            is_whole = n_shared[text] == measured.lengths[text] - n_words + 1
+            length = measured.lengths[text]
+            is_whole = length >= SURE_WORDS and n_shared[text] == length - n_words + 1
             if is_counted or is_whole:
                 found.setdefault(text, holders[run][0])
     return found

@@ -2,9 +2,10 @@
 
 python tests/benchmarks/bench_leaks.py        # prints JSON; under a minute
 
-Text: questions of chatterbot-corpus (short), paragraphs of pydoc_data.topics (long). Half of the distinct rows are the
-other source, half the measured one. A leak is planted by changing a row of the other source in one of the ways
-below, and adding it to the measured rows. An accusation between rows that were not planted is listed, to be judged.
+Text: questions of chatterbot-corpus and of the worked examples for MMLU that lm-eval ships, and paragraphs of
+pydoc_data.topics. Half of the distinct rows are the other source, half the measured one. A leak is planted by changing
+a row of the other source in one of the ways below, and adding it to the measured rows. An accusation between rows that
+were not planted is listed, to be judged. The thresholds were chosen on the first and the last of these texts.
 """
 
 from __future__ import annotations
@@ -29,10 +30,7 @@ SHUFFLED = {"?": " ?", ".": " !", ",": " -", "'": "\u2019"}
 
 
 def chat_questions() -> list[str]:
-    found = importlib.util.find_spec("chatterbot_corpus")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    folder = Path(next(iter(found.submodule_search_locations))) / "data" / "english"
+    folder = _package_folder("chatterbot_corpus") / "data" / "english"
     texts = [
         str(entry[0])
         for path in sorted(folder.glob("*.yml"))
@@ -42,9 +40,24 @@ def chat_questions() -> list[str]:
     return distinct(text for text in texts if len(words_of(text)) >= 4)
 
 
+def exam_questions() -> list[str]:
+    """Return the questions of MMLU's worked examples."""
+    path = _package_folder("lm_eval") / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
+    shots = json.loads(path.read_text(encoding="utf-8")).values()
+    texts = [shot.split("\n")[0] for part in shots for shot in part.split("\n\nQ: ")[1:]]
+    return distinct(text for text in texts if len(words_of(text)) >= 4)
+
+
 def paragraphs() -> list[str]:
     texts = (" ".join(p.split()) for text in topics.values() for p in text.split("\n\n"))
     return distinct(text for text in texts if len(words_of(text)) >= 20)
+
+
+def _package_folder(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 def distinct(texts: Any) -> list[str]:
@@ -130,9 +143,9 @@ def embedded_recall(texts: list[str], documents: list[str], n_planted: int) -> d
         for text, document in zip(planted, documents, strict=False)
     ]
     found = {leak.measured_row for leak in leaks_of(longer, planted)}
-    by_length: dict[str, list[bool]] = {"8 words and more": [], "fewer": []}
+    by_length: dict[str, list[bool]] = {"5 words and more": [], "4 words": []}
     for at, text in enumerate(planted):
-        key = "8 words and more" if len(words_of(text)) >= 8 else "fewer"
+        key = "5 words and more" if len(words_of(text)) >= 5 else "4 words"
         by_length[key].append(at in found)
     return {name: sum(hits) / max(1, len(hits)) for name, hits in by_length.items()}
 
@@ -163,8 +176,8 @@ def timed(n_rows: int) -> dict[str, float]:
 def main() -> None:
     questions, prose = chat_questions(), paragraphs()
     found: dict[str, Any] = {}
-    for name, texts in (("questions", questions), ("paragraphs", prose)):
-        recall, accused = measured_recall(texts, 200)
+    for name, texts in (("chat", questions), ("exam", exam_questions()), ("paragraphs", prose)):
+        recall, accused = measured_recall(texts, min(200, len(texts) // 2))
         half = len(texts) // 2
         found[name] = {
             "n_other": half,

@@ -77,6 +77,17 @@ def test_question_inside_a_longer_document_is_found() -> None:
     assert leaks(texts, prompts(FILLING)) == [Leak("contained", 1, 0)]
 
 
+def test_short_question_inside_another_is_found_from_five_words_on_and_is_a_phrase_if_many_hold_it() -> (
+    None
+):
+    trained = [f"{text} So where do the owls sleep at noon, {text}" for text in FILLING]
+    assert leaks(prompts(trained[:1]), prompts(["Where do the owls sleep"])) == [
+        Leak("contained", 0, 0)
+    ]
+    assert leaks(prompts(trained[:1]), prompts(["Do the owls sleep"])) == []
+    assert leaks(prompts([*trained, *trained]), prompts(["Where do the owls sleep"])) == []
+
+
 def test_passage_of_a_measured_text_in_an_answer_is_found() -> None:
     quoted = " ".join(PASSAGE.split()[3:17])  # 14 words: two runs of 13
     rows = [row_words(chat("Tell me a story.", f"Gladly. {quoted}, they say."), "messages")]
