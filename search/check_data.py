@@ -41,7 +41,7 @@ def data_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Fi
 def users(spec: StudySpec) -> dict[Seen, KeyPath]:
     """Return the rows that a study uses, each with the first place in the study that does."""
     found: dict[Seen, KeyPath] = {}
-    for name, influence in spec.influences.items():
+    for name, influence in spec.training_influences.items():
         for source in influence.sources:
             found.setdefault(Seen("train", source), ("influences", name))
     uses: tuple[tuple[Use, str], ...] = (("search", "suite"), ("holdout", "holdout"))

@@ -110,7 +110,8 @@ def draws(
     stages = [
         stage
         for seed in range(N_DRAWN)
-        for stage in space.decode(space.sample(seed)).stages
+        for step in space.decode(space.sample(seed)).stages
+        for stage in step.trainings
         if stage.influence == name
     ]
     stages.sort(key=lambda stage: stage.dose_tokens)

@@ -120,8 +120,8 @@ def stats(
 ) -> None:
     """Count rows, tokens, repeated, cut and dropped rows of each source, and what stages draw of them."""
     spec, sources = _read(study)
-    if influence is not None and influence not in spec.influences:
-        hint = suggest(influence, spec.influences)
+    if influence is not None and influence not in spec.training_influences:
+        hint = suggest(influence, spec.training_influences)
         raise StudyError(f"--influence {value_text(influence)} is no influence; {hint}")
     if dose is not None and influence is None:
         raise StudyError("--dose needs an influence; write --influence NAME --dose TOKENS")
@@ -134,7 +134,7 @@ def stats(
         except ApportionError as error:
             reason = str(error)
     rows = [source_stats(source, use, reading) for source, use in seen_sources(spec, sources)]
-    names = list(spec.influences) if influence is None else [influence]
+    names = list(spec.training_influences) if influence is None else [influence]
     drawn: list[Draw] = []
     undrawn: dict[str, str] = {}
     for name in names:
