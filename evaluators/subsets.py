@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from evaluators.base import score
+from evaluators.reply_specs import PatternSpec
 from evaluators.scores import Item, Score, ScoreInfo
-from evaluators.spec import EvaluatorSpec, LikelihoodSpec, PatternSpec, PreferenceSpec
+from evaluators.spec import EvaluatorSpec, LikelihoodSpec, PreferenceSpec
 from evaluators.stats import Estimate, mean_estimate, ratio_estimate, share_estimate
 
 Rows = Sequence[Mapping[str, float]]
