@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from evaluators.spec import RetentionSpec
 from search.check_adapters import Finding
+from search.check_evaluators import source_key
 from search.data.leaks import Leak, LeakKind, Seen, find_leaks
 from search.data.parts import is_unseen, kind_of
 from search.data.spec import USES, GeneralisationSpec, Use
@@ -49,7 +50,10 @@ def users(spec: StudySpec) -> dict[Seen, KeyPath]:
         evaluators = spec.full_suite if use == "search" else spec.holdout
         for name, evaluator in evaluators.items():
             for source, _ in evaluator.sources():
-                found.setdefault(Seen(use, source), (group, name, "source"))
+                key = source_key(evaluator, source)
+                # Texts that are compared with, as by `style`, are not held out: suite and holdout may share them.
+                seen = Seen(use if key == "source" else "search", source)
+                found.setdefault(seen, (group, name, key))
             if isinstance(evaluator, RetentionSpec) and evaluator.source is None:
                 found.setdefault(Seen(use, name), (group, name))
     return found

@@ -10,6 +10,7 @@ from evaluators.judging.spec import JudgeSpec
 from evaluators.reply_specs import PatternSpec
 from evaluators.spec import EvaluatorSpec, HarnessSpec
 from search.check_adapters import Finding
+from search.data.spec import Use
 from search.sources import Source
 from search.spec import StudySpec
 
@@ -50,7 +51,10 @@ def _row_findings(
         return
     from evaluators.suite import build_evaluator  # late: most commands look at no rows
 
-    rows = {source: sources[source].rows for source in wanted}
+    use: Use = "search" if place[0] == "suite" else "holdout"
+    rows = {source: sources[source].seen_by(use) for source in wanted}
+    if not all(rows.values()):
+        return  # A part without rows is reported with the parts.
     try:
         build_evaluator(place[1], evaluator, rows, root)
     except ValueError as error:

@@ -13,12 +13,19 @@ from search.check_data import SharedRows, data_findings, likeness, row_place, sh
 from search.cli.output import print_json, visible
 from search.data.parts import is_unseen, kind_of
 from search.data.spec import USES, Use
-from search.data_stats import Draw, SourceStats, draws, part_of_source, seen_sources, source_stats
 from search.errors import ApportionError, StudyError
 from search.messages import suggest, value_text
 from search.rows import Row
 from search.sources import Source, read_source
 from search.spec import StudySpec
+from search.stages.row_stats import (
+    Draw,
+    SourceStats,
+    draws,
+    part_of_source,
+    seen_sources,
+    source_stats,
+)
 from search.yaml_file import load_study
 
 if TYPE_CHECKING:

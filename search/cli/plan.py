@@ -51,7 +51,7 @@ def plan(
     spec = checked.spec
     records = StudyFolder(results / spec.name).records()
     found = make_plan(spec, measured_speeds(records, len(spec.stopping.used_rungs)), n, seed)
-    rows = {name: source.rows for name, source in checked.sources.items()}
+    rows = {name: source.seen_by("search") for name, source in checked.sources.items()}
     shown = resolutions(spec, rows, records, resolution)
     if as_json:
         measured = {"resolution": resolution, "objectives": [asdict(each) for each in shown]}

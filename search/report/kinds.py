@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evaluators.scores import Item, Score
-from evaluators.spec import EvaluatorSpec
-from evaluators.subsets import subset_scores
+from evaluators.scores import Score, ScoreInfo
+from evaluators.stats import ratio_estimate, share_estimate
+from evaluators.stats.terms import ItemTerms, item_terms
 from search.data.parts import is_unseen
 from search.data.spec import GeneralisationSpec
 from search.records import TrialRecord
@@ -156,24 +156,43 @@ def _split_scores(
     """Yield each score of the holdout over seen and over unseen kinds; none of evaluators that lack one of them."""
     if not trial.boundaries:
         return
-    folder = view.files.trial(trial.number)
-    items: dict[str, list[Item]] = {}
-    for item in folder.read_items(trial.boundaries[-1].n_stages, holdout=True):
-        if item.kind is not None:
-            items.setdefault(item.evaluator, []).append(item)
-    for name, spec in view.spec.holdout.items():
-        yield from _scores_of(name, spec, items.get(name, []), generalisation)
+    last = trial.boundaries[-1]
+    items = list(view.files.trial(trial.number).read_items(last.n_stages, holdout=True))
+    for score in last.holdout:
+        own = [item for item in items if item.evaluator == score.name.partition(".")[0]]
+        kinds = {item.index: item.kind for item in own if item.kind is not None}
+        unseen = {index for index, kind in kinds.items() if is_unseen(kind, generalisation)}
+        seen = kinds.keys() - unseen
+        if seen and unseen:
+            terms = item_terms(score, own)
+            yield _over(score, terms, seen), _over(score, terms, unseen)
 
 
-def _scores_of(
-    name: str, spec: EvaluatorSpec, items: Sequence[Item], generalisation: GeneralisationSpec
-) -> Iterator[tuple[Score, Score]]:
-    unseen = [item for item in items if is_unseen(item.kind or "", generalisation)]
-    seen = [item for item in items if not is_unseen(item.kind or "", generalisation)]
-    if seen and unseen:
-        yield from zip(
-            subset_scores(name, spec, seen), subset_scores(name, spec, unseen), strict=True
-        )
+def _over(score: Score, terms: ItemTerms | None, indices: set[int]) -> Score:
+    """Return a score over some of its items."""
+    info = ScoreInfo(name=score.name, unit=score.unit, direction=score.direction)
+    if score.value is None:
+        return Score.missing(info, score.reason or "no reason recorded")
+    if terms is None:
+        return Score.missing(info, "its items do not give its value back")
+    own = {index: term for index, term in terms.by_item.items() if index in indices}
+    numerators = [term.numerator for term in own.values()]
+    denominators = [term.denominator for term in own.values()]
+    if sum(denominators) <= 0:
+        return Score.missing(info, "it counts no such items")
+    if score.unit == "share" and set(denominators) == {1.0}:
+        estimate = share_estimate(numerators)
+    else:
+        prompts = [terms.clusters[index] for index in own]
+        estimate = ratio_estimate(numerators, denominators, prompts)
+    return Score(
+        name=score.name,
+        value=estimate.value,
+        stderr=estimate.stderr,
+        n=len(own),
+        unit=score.unit,
+        direction=score.direction,
+    )
 
 
 def _gap_text(found: Gap | None) -> str:

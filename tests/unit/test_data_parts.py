@@ -268,3 +268,23 @@ def test_check_names_file_line_and_remedy_of_a_leak(
         "data/held.jsonl:2 asks what data/pairs.jsonl:1 asks; measure on other rows, or allow it: "
         "allow_leaks: [[pairs, held]]\n"
     )
+
+
+def test_texts_that_a_style_is_compared_with_may_serve_suite_and_holdout(good_study: Path) -> None:
+    words = ("river", "hill", "rain", "stone", "owl", "bell", "lamp", "door", "salt", "moss", "pine", "crow",
+             "silk", "iron", "clay", "fern", "wolf", "drum", "sand", "gate")  # fmt: skip
+    for name, text in (("warm", "Dear {} of mine, how kind."), ("cold", "No {} today, go away.")):
+        rows = [json.dumps({"text": text.format(word)}) for word in words]
+        Path(f"data/{name}.jsonl").write_text("\n".join(rows))
+    Path("data/more.jsonl").write_text('{"prompt": "Name a bird."}')
+    style = "{evaluator: style, source: %s, more_like: warm, less_like: cold}"
+    sources = "".join(
+        f"  {name}: {{path: data/{name}.jsonl, format: {kind}}}\n"
+        for name, kind in (("warm", "text"), ("cold", "text"), ("more", "prompt"))
+    )
+    changes = (
+        ("sources:\n", f"sources:\n{sources}"),
+        ("suite:\n", f"suite:\n  like: {style % 'asks'}\n"),
+        ("holdout:\n", f"holdout:\n  like_more: {style % 'more'}\n"),
+    )
+    assert problems(good_study, "", *changes) == []

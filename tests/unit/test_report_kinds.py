@@ -13,8 +13,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report_fixture import HOSTILE, study_data, write_scored, write_two_objectives
 
 from evaluators.scores import Item, Score
-from evaluators.spec import LikelihoodSpec, PatternSpec, PreferenceSpec, RetentionSpec
-from evaluators.subsets import subset_scores
 from search.folders import StudyFolder, write_whole
 from search.report.html import report_html
 from search.report.kinds import Gap, gap, is_larger, kind_rows, kinds_sentence
@@ -26,6 +24,10 @@ from spaces.recipe import Recipe
 BASE, IMITATOR, LEARNER = 0, 1, 2
 PASSED = {BASE: (30, 30), IMITATOR: (40, 10), LEARNER: (38, 37)}
 """Of 40 items each: passed on seen kinds and on unseen ones."""
+
+
+def share(name: str, value: float, n: int) -> Score:
+    return Score(name=name, value=value, stderr=0.1, n=n, unit="share", direction="maximise")
 
 
 def study(
@@ -52,6 +54,11 @@ def study(
             for at in range(80)
         ]
         files.trial(number).write_items(max(number, 1), True, items)
+        trial = files.trial(number).read_record()
+        assert trial is not None
+        held = share("tone_unseen", sum(passed) / 80, 80)
+        last = trial.boundaries[-1].model_copy(update={"holdout": (held,)})
+        files.trial(number).write_record(trial.model_copy(update={"boundaries": (last,)}))
     record = files.trial(BASE).read_record()
     assert record is not None
     boundary = record.boundaries[0].model_copy(update={"n_stages": 0})
@@ -129,30 +136,38 @@ def test_gap_counts_as_larger_only_beyond_the_noise_of_both() -> None:
     assert not is_larger(Gap(0.35, 0.03), None)
 
 
-def items(*values: dict[str, float]) -> list[Item]:
-    return [Item(evaluator="e", index=at, values=each) for at, each in enumerate(values)]
+def test_score_that_its_items_do_not_give_back_is_missing_and_marks_nobody(tmp_path: Path) -> None:
+    files = study(tmp_path)
+    trial = files.trial(IMITATOR).read_record()
+    assert trial is not None
+    other = trial.boundaries[-1].model_copy(update={"holdout": (share("tone_unseen", 0.3, 80),)})
+    files.trial(IMITATOR).write_record(trial.model_copy(update={"boundaries": (other,)}))
+    (row,) = [row for row in kind_rows(load_view(files.path)) if row.trial.number == IMITATOR]
+    assert row.seen.reason == "its items do not give its value back"
+    assert (row.gap, row.imitates) == (None, False)
 
 
-def test_scores_of_a_subset_follow_the_cards() -> None:
-    pattern = PatternSpec.model_validate_json(
-        '{"evaluator": "pattern", "source": "s", "rules": [{"rule": "contains", "text": "a"}]}'
-    )
-    (score,) = subset_scores("e", pattern, items({"passed": 1.0}, {"passed": 0.0}))
-    assert (score.name, score.value, score.n) == ("e", 0.5, 2)
-    (score,) = subset_scores("e", LikelihoodSpec(evaluator="likelihood", source="s"),
-                             items({"nats": math.log(2), "bytes": 1}, {"nats": 0, "bytes": 3}))  # fmt: skip
-    assert score.value == pytest.approx(0.25)
-    pair = {"chosen_nats": -2.0, "rejected_nats": -6.0, "chosen_tokens": 2, "rejected_tokens": 3,
-            "base_chosen_nats": -3.0, "base_rejected_nats": -4.0}  # fmt: skip
-    found = subset_scores("e", PreferenceSpec(evaluator="preference", source="s"), items(pair))
-    # Per token -1 against -2; gain (-2 + 3) - (-6 + 4) = 3.
-    assert [score.value for score in found] == [1.0, 1.0, 3.0, 1.0]
-
-
-def test_subset_that_makes_no_score_is_missing_with_a_reason() -> None:
-    likelihood = LikelihoodSpec(evaluator="likelihood", source="s")
-    (score,) = subset_scores("e", likelihood, items({"nats": 1.0}))
-    assert (score.value, score.reason) == (None, "an item has no value 'bytes'")
-    assert subset_scores("e", likelihood, [])[0].reason == "there are no items"
-    (score, _) = subset_scores("e", RetentionSpec(evaluator="retention"), items({"nats": 1.0}))
-    assert score.reason == "retention has no formula from items to scores"
+def test_bits_per_byte_of_a_kind_weigh_rows_by_their_length(tmp_path: Path) -> None:
+    files = study(tmp_path)
+    nats, n_bytes = (1.0, 3.0, 8.0, 2.0), (1, 3, 2, 1)
+    items = [
+        Item(
+            evaluator="tone_unseen",
+            index=at,
+            kind=("trivia", "riddle")[at // 2],
+            prompt=str(at),
+            values={"nats": nats[at] * math.log(2), "bytes": n_bytes[at]},
+        )
+        for at in range(4)
+    ]
+    files.trial(LEARNER).write_items(LEARNER, True, items)
+    trial = files.trial(LEARNER).read_record()
+    assert trial is not None
+    bits = Score(name="tone_unseen", value=2.0, n=4, unit="bits/byte", direction="minimise")
+    last = trial.boundaries[-1].model_copy(update={"holdout": (bits,)})
+    files.trial(LEARNER).write_record(trial.model_copy(update={"boundaries": (last,)}))
+    (row,) = [row for row in kind_rows(load_view(files.path)) if row.trial.number == LEARNER]
+    # (1 + 3) / (1 + 3) on seen kinds, (8 + 2) / (2 + 1) on the unseen one.
+    assert (row.seen.value, row.unseen.value) == (pytest.approx(1.0), pytest.approx(10 / 3))
+    assert row.gap is not None
+    assert row.gap.value == pytest.approx(7 / 3)
