@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from pydantic import ValidationError
 
 from search.check import check_study
@@ -14,11 +15,16 @@ from search.cli.main import main
 from search.data.parts import fraction
 from search.data.spec import GeneralisationSpec, PartsSpec, Use
 from search.errors import DataError
-from search.recipe_file import RecipeFile, recipe_text
+from search.folders import TrialFolder
+from search.lab import Lab
+from search.recipe_file import read_recipe, recipe_text
+from search.records import Proposal
 from search.sources import Source, read_source
-from search.spec import SourceSpec
+from search.spec import SourceSpec, StudySpec
+from search.trial import TrialRun
 from search.yaml_file import load_study
-from spaces.recipe import Recipe
+from spaces.recipe import Recipe, Stage
+from spaces.space import Space
 
 THIRDS = PartsSpec(train=0.5, search=0.25, holdout=0.25)
 USES: tuple[Use, ...] = ("train", "search", "holdout")
@@ -151,16 +157,6 @@ def test_place_of_a_row_is_its_line_in_the_file(tmp_path: Path) -> None:
     assert read(tmp_path, rows, parts).place("holdout", 1) == "a.jsonl:4"
 
 
-def test_recipe_file_leaves_out_what_the_study_left_out(good_study: Path) -> None:
-    text = good_study.read_text()
-    good_study.write_text(text + "generalisation: {by: topic, unseen: [x]}\n")
-    spec = load_study(good_study)
-    path = Path("recipe.yaml")
-    path.write_text(recipe_text(spec, Recipe(stages=()), 0, Path.cwd(), Path.cwd()))
-    assert "topic" in path.read_text()
-    assert RecipeFile.model_fields["generalisation"].default is None
-
-
 def problems(study: Path, more: str, *changes: tuple[str, str]) -> list[str]:
     text = study.read_text()
     for old, new in changes:
@@ -288,3 +284,43 @@ def test_texts_that_a_style_is_compared_with_may_serve_suite_and_holdout(good_st
         ("holdout:\n", f"holdout:\n  like_more: {style % 'more'}\n"),
     )
     assert problems(good_study, "", *changes) == []
+
+
+def test_unseen_kinds_reach_the_holdout_of_a_trial_and_neither_training_nor_suite(
+    tmp_path: Path,
+) -> None:
+    tiny.write_model(tmp_path / "model")
+    tiny.write_data(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text().splitlines()]
+    kinds = ("bird", "beast")
+    chat = [{**row, "kind": kinds[at % 2]} for at, row in enumerate(rows)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chat))
+    for name in ("ask", "greet"):
+        asked = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        kinded = [{**json.loads(line), "kind": kinds[at % 2]} for at, line in enumerate(asked)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kinded))
+    study = tmp_path / "study.yaml"
+    study.write_text(tiny.STUDY + "generalisation: {unseen: [bird]}\n")
+    spec = load_study(study)
+    lab = Lab.load(spec, tmp_path, None)
+    assert [row["kind"] for row in lab.sources["chat"].rows] == ["beast"] * 4
+    proposal = Proposal(0, {}, Recipe(stages=()), "base")
+    folder = TrialFolder(tmp_path / "results" / "trials" / "0000")
+    run = TrialRun(lab, folder, proposal)
+    assert run.step()
+    assert run.record.state == "COMPLETE", run.record.reason
+    searched = [item.kind for item in folder.read_items(0, False) if item.evaluator == "short"]
+    held_out = [item.kind for item in folder.read_items(0, True) if item.evaluator == "shorter"]
+    assert (searched, held_out) == (["beast"] * 2, ["bird", "beast"] * 2)
+    stage = spec_stage(spec)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text(spec, Recipe(stages=(stage,)), 1, tmp_path, tmp_path))
+    file = read_recipe(path)
+    again = read_source("chat", file.sources["chat"], tmp_path, file.generalisation)
+    assert again.content_hash == lab.sources["chat"].content_hash
+
+
+def spec_stage(spec: StudySpec) -> Stage:
+    space = Space(spec.influences, spec.order)
+    stages = (stage for seed in range(50) for stage in space.decode(space.sample(seed)).stages)
+    return next(stage for stage in stages if isinstance(stage, Stage) and stage.influence == "tone")
