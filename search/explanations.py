@@ -35,6 +35,11 @@ class ExplanationFolder:
         found = [TrialFolder(path).read_record() for path in folders]
         return [record for record in found if record is not None]
 
+    def explained(self) -> list[int]:
+        """Return the trials that a person asked about, by number."""
+        names = (path.stem.removeprefix("trial-") for path in self.path.glob("trial-*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def draft(self, recipe: Recipe, seed: int) -> TrialFolder:
         """Return the folder in which a recipe is trained."""
         return TrialFolder(self.recipes / f".{_name(recipe, seed)}")

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from evaluators.scores import ScoreInfo
-from search.records import TrialRecord
-from search.report import confirmation, describe, numbers
-from search.report.kinds import HEADINGS, kind_rows, kinds_sentence, leaks_sentence
+from search.report import describe, numbers
+from search.report.analysis import Analysis
+from search.report.kinds import leaks_sentence
 from search.report.payload import payload, script_json
-from search.report.stopping import stopped_rows, stopping_sentence
-from search.report.study_file import facts, launches, versions
-from search.report.view import StudyView, holdout_scores, hypervolumes, total_seconds
+from search.report.sections import SECTIONS, Section
+from search.report.stopping import stopping_sentence
+from search.report.view import StudyView, holdout_scores, total_seconds
 
 SCRIPTS = ("format.js", "front.js", "detail.js", "main.js")
 """Read as one script, in this order."""
-MAX_HOLDOUT_ROWS = 60
-"""Front members in the holdout table; front.csv has all."""
 
 
-def report_html(view: StudyView) -> str:
-    """Return the page."""
+def report_html(view: StudyView, analysis: Analysis | None = None) -> str:
+    """Return the page.
+
+    Args:
+        view: The study.
+        analysis: What follows from its records, if that was asked for already.
+    """
+    analysis = analysis or Analysis(view)
     scripts = [_plotly(), _own_script()]
-    context = _context(view)
     page = _environment().get_template("report.html.j2")
     return page.render(
-        **context,
+        view=view,
+        front=describe.front_sentence(view),
+        searched=describe.searched_sentence(view),
+        trials=describe.trials_sentence(view),
+        budget=describe.budget_sentence(view),
+        stopping=stopping_sentence(view),
+        leaks=leaks_sentence(view),
+        interval_note=describe.INTERVAL_NOTE,
+        n_running=sum(trial.state == "RUNNING" for trial in view.trials),
+        sections=list(_sections(analysis)),
         # Safe as markup: our own files, and JSON in which no character can end the element.
         style=Markup(_template("report.css")),
         scripts=[Markup(script) for script in scripts],
@@ -41,77 +52,13 @@ def report_html(view: StudyView) -> str:
     )
 
 
-def _context(view: StudyView) -> dict[str, Any]:
-    running = [trial for trial in view.trials if trial.state == "RUNNING"]
-    front = view.front_trials
-    base = [view.base] if view.base and view.base.number not in view.front else []
-    holdout_rows = [*front, *base]
-    kinds = kind_rows(view)
-    missing = [objective.name for objective in view.objectives if objective.reference is None]
-    return {
-        "view": view,
-        "front": describe.front_sentence(view),
-        "searched": describe.searched_sentence(view),
-        "trials": describe.trials_sentence(view),
-        "budget": describe.budget_sentence(view),
-        "budget_rows": describe.budget_rows(view),
-        "stopping": stopping_sentence(view),
-        "stopped": stopped_rows(view),
-        "knee": describe.knee_sentence(view),
-        "confirmation": confirmation,
-        "interval_note": describe.INTERVAL_NOTE,
-        "n_running": len(running),
-        "rows": _table_order(view),
-        "shown": _shown_scores(view),
-        "objective_names": {objective.name for objective in view.objectives},
-        "searched_infos": _objective_infos(view),
-        "holdout_rows": holdout_rows[:MAX_HOLDOUT_ROWS],
-        "holdout_total": len(holdout_rows),
-        "kind_rows": kinds,
-        "kind_headings": HEADINGS,
-        "kinds": kinds_sentence(view, kinds),
-        "leaks": leaks_sentence(view),
-        "has_hypervolume": bool(hypervolumes(view)),
-        "without_reference": missing,
-        "reference": describe.reference_text(view),
-        "failures": describe.failures(view),
-        "infeasible": describe.infeasible_rows(view),
-        "influences": describe.influence_rows(view),
-        "facts": [*describe.setting_rows(view), *facts(view.study_file)],
-        "versions": versions(view.study_file),
-        "launches": launches(view.study_file),
-    }
-
-
-def _table_order(view: StudyView) -> list[TrialRecord]:
-    """Return the front, the base, then the feasible, the infeasible, the stopped, the running and the failed."""
-    ranks = {"COMPLETE": 2, "PRUNED": 4, "RUNNING": 5, "FAIL": 6}
-
-    def rank(trial: TrialRecord) -> tuple[int, int]:
-        if view.base is not None and trial.number == view.base.number:
-            return 0, trial.number
-        return ranks[trial.state] + (
-            trial.state == "COMPLETE" and trial.number not in view.feasible
-        ), trial.number
-
-    others = [trial for trial in view.trials if trial.number not in view.front]
-    return [*view.front_trials, *sorted(others, key=rank)]
-
-
-def _objective_infos(view: StudyView) -> list[ScoreInfo]:
-    """Return the objectives as scores, with the direction that the study gives them."""
-    return [
-        ScoreInfo(name=objective.name, unit=objective.unit, direction=objective.direction)
-        for objective in view.objectives
-    ]
-
-
-def _shown_scores(view: StudyView) -> list[ScoreInfo]:
-    """Return the scores of the table: objectives, then constrained scores that are none."""
-    shown = _objective_infos(view)
-    constrained = {constraint.score for constraint in view.spec.constraints}
-    names = {info.name for info in shown}
-    return shown + [i for i in view.suite if i.name in constrained and i.name not in names]
+def _sections(analysis: Analysis) -> Iterator[tuple[Section, Markup]]:
+    """Yield the sections that have something to show, as markup: each is a template with autoescape on."""
+    for section in SECTIONS:
+        values = section.values(analysis)
+        if values is not None:
+            template = _environment().get_template(f"{section.name}.html.j2")
+            yield section, Markup(template.render(view=analysis.view, **values))
 
 
 def _policy(scripts: list[str]) -> str:

@@ -116,7 +116,7 @@ def test_headline_front_failures_and_provenance_are_text_without_scripts(page: P
 def test_every_section_says_how_to_read_it(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.elements if tag == "section"]
     assert sections == [
-        "front", "trials", "detail", "progress", "holdout", "failures", "space", "provenance",
+        "front", "trials", "detail", "holdout", "progress", "failures", "space", "provenance",
     ]  # fmt: skip
     n_how = sum(tag == "p" and attrs.get("class") == "how" for tag, attrs in page.elements)
     assert n_how >= len(sections)

@@ -1,0 +1,122 @@
+"""Analysis: what follows from a study's records, computed once for all sections and only where one asks for it.
+
+Everything is computed anew from the records, also what `apportion explain` printed: later trials may have added to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from evaluators.scores import Direction
+from search.attribution.explanation import Explanation, explain
+from search.attribution.known import Known
+from search.attribution.lattice import Lattice
+from search.attribution.recommend import Recommendation, recommend
+from search.attribution.routes import Routes, find_routes
+from search.attribution.targets import Target
+from search.explanations import ExplanationFolder
+from search.records import TrialRecord
+from search.report.view import StudyView
+
+MARGIN = 0.05
+"""What counts as equal, as in `apportion explain`: in a share itself, else that share of the range seen."""
+MAX_EXPLAINED = 30
+"""Trials whose stages are looked at."""
+MAX_UNITS = 6
+"""Stages of a recipe, above which subsets are too many for a page that is made in seconds."""
+N_ROUTES = 4
+"""Routes side by side."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A study's records, and what follows from them."""
+
+    view: StudyView
+    """The study as its folder shows it."""
+
+    @cached_property
+    def by_number(self) -> dict[int, TrialRecord]:
+        """Trials by number."""
+        return {trial.number: trial for trial in self.view.trials}
+
+    @cached_property
+    def completed(self) -> list[TrialRecord]:
+        """Trials that ended with their last stage."""
+        return [trial for trial in self.view.trials if trial.state == "COMPLETE"]
+
+    @cached_property
+    def outside(self) -> list[TrialRecord]:
+        """Recipes that were trained for explanations and are no trials."""
+        return ExplanationFolder(self.view.files).records()
+
+    @cached_property
+    def known(self) -> Known:
+        """Every recipe that was scored."""
+        return Known.of([*self.view.trials, *self.outside])
+
+    @cached_property
+    def objectives(self) -> dict[str, Direction]:
+        """Objective to direction, of those that were measured."""
+        names = self.known.directions
+        return {each.name: each.direction for each in self.view.objectives if each.name in names}
+
+    @cached_property
+    def scores(self) -> dict[str, Direction]:
+        """Objectives, then scores under constraints that are none; of those that were measured."""
+        names = self.known.directions
+        constrained = [each.score for each in self.view.spec.constraints if each.score in names]
+        return self.objectives | {
+            name: names[name] for name in constrained if name not in self.objectives
+        }
+
+    @cached_property
+    def margins(self) -> dict[str, float]:
+        """Score to what counts as equal, in its unit."""
+        return {name: self.known.margin(name, MARGIN) for name in self.scores}
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The trial that `apportion recommend` names without wishes; None while there is nothing to choose from."""
+        if not self.completed or len(self.objectives) < len(self.view.objectives):
+            return None
+        targets = [Target.of(constraint) for constraint in self.view.spec.constraints]
+        if any(target.score not in self.known.directions for target in targets):
+            return None
+        return recommend(self.known, self.completed, self.objectives, targets)
+
+    @cached_property
+    def recommended(self) -> TrialRecord | None:
+        """The recommended trial; None where none keeps all constraints."""
+        found = self.recommendation
+        return self.by_number[found.trial.trial] if found is not None and found.trial else None
+
+    @cached_property
+    def routes(self) -> Routes | None:
+        """Trials that score like the recommended one and are made differently; None without one that has stages."""
+        first = self.recommended
+        if first is None or not first.recipe.stages:
+            return None
+        candidates = [trial for trial in self.completed if trial.number in self.view.feasible]
+        margins = {name: self.margins[name] for name in self.objectives}
+        return find_routes(self.known, candidates, first, margins, N_ROUTES)
+
+    @cached_property
+    def explanations(self) -> tuple[Explanation, ...]:
+        """What the stages of trials gave: the recommended one's, those asked for before, then the front's."""
+        asked = ExplanationFolder(self.view.files).explained()
+        numbers = [trial.number for trial in self.view.front_trials]
+        if self.recommended is not None:
+            numbers.insert(0, self.recommended.number)
+        wanted = dict.fromkeys([*numbers[:1], *asked, *numbers])
+        trials = [self.by_number[number] for number in wanted if number in self.by_number]
+        fit = [trial for trial in trials if 0 < Lattice(trial.recipe).n <= MAX_UNITS]
+        return tuple(
+            explain(self.known, trial.number, trial.recipe, self.scores, self.margins)
+            for trial in fit[:MAX_EXPLAINED]
+        )
+
+    def explanation(self, number: int) -> Explanation | None:
+        """Return what the stages of a trial gave; None where that was not looked at."""
+        return next((each for each in self.explanations if each.trial == number), None)
