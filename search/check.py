@@ -19,7 +19,7 @@ from search.check_methods import method_findings
 from search.check_space import name_findings, order_findings, space_findings
 from search.check_values import influence_findings
 from search.errors import SpecError
-from search.messages import KeyPath, Problem, suggest, value_text
+from search.messages import KeyPath, Problem, place_text, suggest, value_text
 from search.sources import Source
 from search.spec import StudySpec
 from search.yaml_file import Located, load_model, model_problems, read_yaml, summary
@@ -35,6 +35,11 @@ class CheckedStudy:
     """What a person should know and may ignore."""
     sources: dict[str, Source]
     """The local sources, read and checked; those on the hub are not here."""
+
+    @property
+    def warning_lines(self) -> list[str]:
+        """The warnings as study.json keeps them for the report: place and text, without the file."""
+        return [f"{place_text(each.place)}: {each.text}" for each in self.warnings]
 
 
 def checked_study(path: Path) -> CheckedStudy:

@@ -63,6 +63,8 @@ class StudyFile(Record):
     """In order."""
     provenance: dict[str, Any] = Field(default={})
     """Commit, versions, machine: see search.provenance."""
+    warnings: tuple[str, ...] = ()
+    """What `check` warned of when the study was made, such as rows that are trained on and measured by permission."""
 
 
 class StudyFolder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +76,17 @@ class Study:
         results: Path,
         command: str,
         clock: Callable[[], float] = time.monotonic,
+        warnings: Sequence[str] = (),
     ) -> Study:
         """Start a new study in `results/<name>` and enqueue its baselines.
+
+        Args:
+            spec: The study.
+            study_yaml: Where it was read from; kept as it is.
+            results: Folder of all studies.
+            command: As typed, for the record.
+            clock: Seconds that only grow.
+            warnings: What is known to be doubtful about the study; kept, and told in the report.
 
         Raises:
             StudyError: The folder or the storage has this study already.
@@ -90,6 +99,7 @@ class Study:
             study_hash=hashlib.sha256(resolved.encode()).hexdigest()[:16],
             budget=spec.budget,
             provenance=provenance(),
+            warnings=tuple(warnings),
         )
         folder.make()
         lock = _locked(folder)

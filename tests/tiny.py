@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.contract.tiny import ANIMALS, tiny_model, tiny_tokenizer
+from search.folders import StudyFolder
 
 STUDY = """
 name: tiny
@@ -47,6 +48,29 @@ def command(*words: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+
+
+def run_here(study_yaml: Path) -> StudyFolder:
+    """Run a study in this process, as a driver with one worker does, and return its results."""
+    from search.check import checked_study
+    from search.lab import Lab
+    from search.store import StageStore
+    from search.study import Study
+    from search.trial import TrialRun
+
+    checked, root = checked_study(study_yaml), study_yaml.parent
+    study = Study.create(
+        checked.spec, study_yaml, root / "results", "apportion run", warnings=checked.warning_lines
+    )
+    store = study.folder.store_root(checked.spec, root)
+    lab = Lab.load(checked.spec, root, None if store is None else StageStore(store))
+    while (proposal := study.next()) is not None:
+        run = TrialRun(lab, study.folder.trial(proposal.number), proposal)
+        while not run.step():
+            pass
+        study.finish(run.record)
+    study.close("done")
+    return study.folder
 
 
 def write_model(folder: Path) -> None:

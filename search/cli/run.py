@@ -45,10 +45,11 @@ def run(
 
     Exit codes: 0 done; 1 more trials failed than allowed, or all of them; 2 bad input; 130 interrupted.
     """
-    spec = checked_study(study).spec
+    checked = checked_study(study)
     from search.study import Study
 
-    _drive(Study.create(spec, study, results, _command()), as_json)
+    warnings = checked.warning_lines
+    _drive(Study.create(checked.spec, study, results, _command(), warnings=warnings), as_json)
 
 
 def resume(

@@ -18,6 +18,7 @@ from search.report.payload import payload, script_json
 from search.report.sections import SECTIONS, Section
 from search.report.stopping import stopping_sentence
 from search.report.view import StudyView, holdout_scores, total_seconds
+from search.report.warnings import warning_lines
 
 SCRIPTS = ("format.js", "front.js", "detail.js", "main.js")
 """Read as one script, in this order."""
@@ -41,6 +42,7 @@ def report_html(view: StudyView, analysis: Analysis | None = None) -> str:
         budget=describe.budget_sentence(view),
         stopping=stopping_sentence(view),
         leaks=leaks_sentence(view),
+        warnings=warning_lines(view),
         interval_note=describe.INTERVAL_NOTE,
         n_running=sum(trial.state == "RUNNING" for trial in view.trials),
         sections=list(_sections(analysis)),

@@ -14,6 +14,7 @@ from search.report.samples import Sample, load_samples
 from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
 from search.report.view import StudyView, holdout_scores, total_seconds
+from search.report.warnings import warning_lines
 from spaces.recipe import Merge, Parallel, Stage
 
 MAX_FRONT_ROWS = 40
@@ -35,6 +36,7 @@ def report_markdown(view: StudyView) -> str:
         describe.budget_sentence(view),
         escaped(stopping_sentence(view)),
         escaped(leaks_sentence(view)),
+        _warnings(view),
         describe.INTERVAL_NOTE,
         "![Front](front.png)",
         *_front(view),
@@ -60,6 +62,10 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+def _warnings(view: StudyView) -> str:
+    return "\n".join(f"- Warning: {escaped(line)}" for line in warning_lines(view))
 
 
 def _front(view: StudyView) -> list[str]:
