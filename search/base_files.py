@@ -79,6 +79,13 @@ def resolve_base(spec: BaseSpec, root: Path) -> BaseFiles:
     return BaseFiles("path", folder, gguf_file=spec.gguf_file)
 
 
+def base_name(base: BaseSpec) -> str:
+    """Return what the base is called, without the folders it lies in."""
+    named = base.hub or base.package or (Path(base.path).name if base.path else "") or "base"
+    parts = [named, base.gguf_file, f"{base.bits} bits" if base.bits else None]
+    return ", ".join(part for part in parts if part)
+
+
 def _package_folder(package: str) -> Path:
     # A dotted name would make find_spec import the parents.
     if not package.isidentifier():

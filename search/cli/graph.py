@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from search.base_files import base_name
 from search.cli.output import write_file
 from search.errors import SpecError, StudyError
 from search.folders import StudyFolder
 from search.graph.build import Graph, recipe_graph
 from search.graph.mermaid import mermaid_text
 from search.recipe_file import read_recipe
-from search.spec import BaseSpec
 from search.yaml_file import load_study
 
 EXAMPLES = """\b
@@ -79,7 +79,7 @@ def _file_graph(path: Path) -> Graph:
             f"`apportion graph {path} 0`"
         )
     file = read_recipe(path)
-    return recipe_graph(file.recipe, _base_name(file.base), f"recipe {path.name}")
+    return recipe_graph(file.recipe, base_name(file.base), f"recipe {path.name}")
 
 
 def _trial_graph(folder: Path, number: int) -> Graph:
@@ -93,14 +93,7 @@ def _trial_graph(folder: Path, number: int) -> Graph:
         )
     spec = load_study(study.study_yaml)
     title = f"study {spec.name}, trial {number}, {record.state}"
-    return recipe_graph(record.recipe, _base_name(spec.base), title, record)
-
-
-def _base_name(base: BaseSpec) -> str:
-    """Return what the base is called, without the folders it lies in."""
-    named = base.hub or base.package or (Path(base.path).name if base.path else "") or "base"
-    parts = [named, base.gguf_file, f"{base.bits} bits" if base.bits else None]
-    return ", ".join(part for part in parts if part)
+    return recipe_graph(record.recipe, base_name(spec.base), title, record)
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -22,6 +22,7 @@ from search.cli import (
     data,
     evaluators,
     explain,
+    export,
     graph,
     init,
     methods,
@@ -71,6 +72,7 @@ app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)
 app.command("recommend", epilog=recommend.RECOMMEND_EXAMPLES)(recommend.recommend)
 app.command("graph", epilog=graph.EXAMPLES)(graph.graph)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.add_typer(store.app)
 app.command("schema", epilog=schema.EXAMPLES)(schema.schema)
 

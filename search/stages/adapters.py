@@ -62,7 +62,21 @@ def stacked_config(model: Any, name: str, settings: LowRank) -> LoraConfig:
         if name in layer.lora_A:
             ranks[path] = layer.r[name]
             alphas[path] = layer.scaling[name] * layer.r[name]
-    return _plain_config(ranks, alphas)
+    return plain_config(ranks, alphas)
+
+
+def plain_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
+    """Return the configuration of a plain LoRA adapter with these ranks and alphas by module."""
+    paths = {canonical_name(path): rank for path, rank in ranks.items()}
+    return LoraConfig(
+        r=max(paths.values()),
+        lora_alpha=max(paths.values()),
+        rank_pattern=paths,
+        alpha_pattern={canonical_name(path): alpha for path, alpha in alphas.items()},
+        target_modules=list(paths),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
 
 
 def add_adapter(model: Any, name: str, settings: Lora) -> None:
@@ -95,12 +109,32 @@ def add_factors(model: Any, name: str, factors: Mapping[str, Factors]) -> None:
     """
     ranks = {path: own.a.shape[0] for path, own in factors.items()}
     alphas = {path: own.scale * own.a.shape[0] for path, own in factors.items()}
-    _inject(model, name, _plain_config(ranks, alphas))
+    _inject(model, name, plain_config(ranks, alphas))
     for path, layer in lora_layers(model):
         own = factors.get(canonical_name(path))
         if own is not None and name in layer.lora_A:
             layer.lora_A[name].weight.data.copy_(own.a)
             layer.lora_B[name].weight.data.copy_(own.b)
+
+
+def summed_factors(model: Any, names: Iterable[str]) -> dict[str, Factors]:
+    """Return one update for each module that is the sum of what several plain adapters add to it.
+
+    Raises:
+        StageError: An adapter is no plain LoRA on a linear module.
+    """
+    chosen, factors = list(names), {}
+    for path, layer in lora_layers(model):
+        if layer.lora_embedding_A or any(layer.use_dora.get(name) for name in chosen):
+            raise StageError(
+                f"{path}: only plain LoRA on linear modules can be summed; save it merged"
+            )
+        own = [name for name in chosen if name in layer.lora_A]
+        if own:
+            a = torch.cat([layer.lora_A[name].weight.detach() for name in own], dim=0)
+            b = [layer.scaling[name] * layer.lora_B[name].weight.detach() for name in own]
+            factors[canonical_name(path)] = Factors(a, torch.cat(b, dim=1), 1.0)
+    return factors
 
 
 def plain_linear(path: str, module: Any, taker: str, remedy: str) -> torch.nn.Linear:
@@ -229,19 +263,6 @@ def _inject(model: Any, name: str, config: LoraConfig) -> None:
         inject_adapter_in_model(config, model, adapter_name=name)
     for parameter in adapter_parameters(model, name).values():
         parameter.data = parameter.data.float()
-
-
-def _plain_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
-    paths = {canonical_name(path): rank for path, rank in ranks.items()}
-    return LoraConfig(
-        r=max(paths.values()),
-        lora_alpha=max(paths.values()),
-        rank_pattern=paths,
-        alpha_pattern={canonical_name(path): alpha for path, alpha in alphas.items()},
-        target_modules=list(paths),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _present(model: Any, settings: Lora, values: dict[str, Any]) -> dict[str, Any]:

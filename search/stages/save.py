@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from search.errors import SpecError
-from search.stages.adapters import adapter_parameters, lora_layers, stacked_config
+from search.stages.adapters import (
+    adapter_parameters,
+    lora_layers,
+    plain_config,
+    stacked_config,
+    summed_factors,
+)
 from search.stages.model_ref import ModelRef
 from search.stages.places import canonical_name
 
@@ -26,26 +32,29 @@ def save_model(ref: ModelRef, out: Path, form: Form = "auto") -> Path:
     Args:
         ref: The model.
         out: Folder to make.
-        form: `merged` is a plain model; `adapter` a PEFT adapter for the untouched base; `auto` an adapter where
-            the model is the base plus exactly one.
+        form: `merged` is a plain model; `adapter` a PEFT adapter for the untouched base, several as one with the same
+            effect; `auto` an adapter where the model is the base plus exactly one.
 
     Raises:
-        SpecError: `out` exists, or the model is not one adapter on the base.
+        SpecError: `out` exists, or the model is not the base with adapters.
     """
     if out.exists():
         raise SpecError(f"{out}: exists already; name a folder that does not")
-    is_adapter = len(ref.adapters) == 1 and not ref.is_base_changed
+    is_adapter = bool(ref.adapters) and not ref.is_base_changed
     if form == "adapter" and not is_adapter:
         raise SpecError(
-            f"{out}: the model is not the base with one adapter ({len(ref.adapters)} stacked, "
+            f"{out}: the model is not the base with adapters ({len(ref.adapters)} stacked, "
             f"base weights {'changed' if ref.is_base_changed else 'unchanged'}); save it merged"
         )
+    if form == "auto":
+        form = "adapter" if is_adapter and len(ref.adapters) == 1 else "merged"
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         part.mkdir()
-        if is_adapter and form != "merged":
-            _save_adapter(ref, part)
+        if form == "adapter":
+            save = _save_adapter if len(ref.adapters) == 1 else _save_sum
+            save(ref, part)
         else:
             _save_merged(ref, part)
         ref.tokenizer.save_pretrained(part)
@@ -58,15 +67,33 @@ def save_model(ref: ModelRef, out: Path, form: Form = "auto") -> Path:
 def _save_adapter(ref: ModelRef, folder: Path) -> None:
     (adapter,) = ref.adapters
     config = stacked_config(ref.model, adapter.name, adapter.settings)
-    config.base_model_name_or_path = ref.base_name
-    config.inference_mode = True
-    config.save_pretrained(folder)
     tensors = {}
     for name, parameter in adapter_parameters(ref.model, adapter.name).items():
         key = ".".join(part for part in name.split(".") if part != adapter.name)
         key = key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-        tensors[f"base_model.model.{key}"] = parameter.detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        tensors[key] = parameter.detach()
+    _write_adapter(ref, folder, config, tensors)
+
+
+def _save_sum(ref: ModelRef, folder: Path) -> None:
+    """Save several adapters as one: their A one above the other, their B, scaled, side by side."""
+    factors = summed_factors(ref.model, [adapter.name for adapter in ref.adapters])
+    tensors = {}
+    for path, own in factors.items():
+        tensors[f"{path}.lora_A.weight"] = own.a
+        tensors[f"{path}.lora_B.weight"] = own.b
+    ranks = {path: own.a.shape[0] for path, own in factors.items()}
+    _write_adapter(ref, folder, plain_config(ranks, dict(ranks)), tensors)
+
+
+def _write_adapter(ref: ModelRef, folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
+    config.base_model_name_or_path = ref.base_name
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    named = {
+        f"base_model.model.{key}": tensor.cpu().contiguous() for key, tensor in tensors.items()
+    }
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 @torch.no_grad()

@@ -65,12 +65,26 @@ def test_a_merged_model_is_plain_and_the_same_function(tmp_path: Path, stages: A
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(ref.model).items())
 
 
+def test_several_adapters_are_saved_as_one_with_the_same_effect(tmp_path: Path) -> None:
+    second = lora(rank=3, alpha=7.0, rslora=True, targets="q_proj,down_proj", layers="1-1")
+    ref = trained(stage(handoff="stack"), stage("dpo", handoff="stack", adapter=second))
+    folder = save_model(ref, tmp_path / "out", "adapter")
+    loaded = PeftModel.from_pretrained(plain(model_folder()), folder)
+    torch.testing.assert_close(logits(loaded), logits(ref.model), atol=1e-6, rtol=0)
+    shapes = {name: p.shape for name, p in loaded.named_parameters() if ".lora_A." in name}
+    (both,) = (shape for name, shape in shapes.items() if "layers.1.self_attn.q_proj" in name)
+    (one,) = (shape for name, shape in shapes.items() if "layers.0.self_attn.q_proj" in name)
+    assert both[0] == one[0] + 3
+    # Without being asked for an adapter, two are merged as before.
+    assert (save_model(ref, tmp_path / "auto") / "model.safetensors").exists()
+
+
 def test_auto_merges_what_is_not_one_adapter_on_the_base(tmp_path: Path) -> None:
     ref = trained(stage(adapter=full()), stage(handoff="stack"))
     folder = save_model(ref, tmp_path / "out", "auto")
     assert (folder / "model.safetensors").exists()
     with pytest.raises(
-        SpecError, match=r"not the base with one adapter \(1 stacked, base weights changed\)"
+        SpecError, match=r"not the base with adapters \(1 stacked, base weights changed\)"
     ):
         save_model(ref, tmp_path / "other", "adapter")
 

@@ -1,0 +1,1 @@
+"""Trials for others to use: models, recipes, and the files of other training tools. One target per file."""
