@@ -2,6 +2,7 @@
 
 results/<study>/explanations/
   trial-0007.json              what `apportion explain` printed last, whole
+  moved-0007.json              what `apportion moved` measured last: a search.moved.records.Moved
   recipes/<key>-s<seed>/       as a trial's folder, put there when it has ended; of a failed one, with its reason
   recipes/.<key>-s<seed>/      one in training, or what a killed one left
 """
@@ -12,8 +13,11 @@ import os
 import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from search.attribution.known import recipe_key
 from search.folders import StudyFolder, TrialFolder, write_whole
+from search.moved.records import Moved
 from search.records import TrialRecord
 from spaces.recipe import Recipe
 
@@ -53,7 +57,24 @@ class ExplanationFolder:
 
     def write(self, trial: int, text: str) -> Path | None:
         """Write an explanation whole; None where that cannot be, which is no reason not to print it."""
-        path = self.path / f"trial-{trial:04d}.json"
+        return self._write(self.path / f"trial-{trial:04d}.json", text)
+
+    def write_moved(self, moved: Moved) -> Path | None:
+        """Write where a trial moved the model, whole; None where that cannot be."""
+        return self._write(self.moved_file(moved.trial), moved.model_dump_json() + "\n")
+
+    def read_moved(self, trial: int) -> Moved | None:
+        """Return where a trial moved the model, as it was measured last; None if nobody did, or it cannot be read."""
+        try:
+            return Moved.model_validate_json(self.moved_file(trial).read_text())
+        except (OSError, ValidationError, UnicodeDecodeError):
+            return None
+
+    def moved_file(self, trial: int) -> Path:
+        """Return the file of where a trial moved the model; it need not exist."""
+        return self.path / f"moved-{trial:04d}.json"
+
+    def _write(self, path: Path, text: str) -> Path | None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)

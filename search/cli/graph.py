@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from search.base_files import base_name
-from search.cli.output import write_file
+from search.cli.output import write_bytes, write_file
 from search.errors import SpecError, StudyError
 from search.folders import StudyFolder
 from search.graph.build import Graph, recipe_graph
@@ -58,7 +57,7 @@ def graph(
         if out is None:
             typer.echo(picture.decode(), nl=False)
         else:
-            _write_bytes(out, picture)
+            write_bytes(out, picture)
     if out is not None:
         typer.echo(f"graph: {out}")
 
@@ -94,14 +93,3 @@ def _trial_graph(folder: Path, number: int) -> Graph:
     spec = load_study(study.study_yaml)
     title = f"study {spec.name}, trial {number}, {record.state}"
     return recipe_graph(record.recipe, base_name(spec.base), title, record)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise StudyError(
-            f"{path}: cannot be written ({error.strerror}); name another place"
-        ) from None

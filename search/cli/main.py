@@ -26,6 +26,7 @@ from search.cli import (
     graph,
     init,
     methods,
+    moved,
     plan,
     recommend,
     run,
@@ -68,6 +69,7 @@ app.command("confirm", epilog=confirm.EXAMPLES)(confirm.confirm)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("moved", epilog=moved.EXAMPLES)(moved.moved)
 app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)
 app.command("recommend", epilog=recommend.RECOMMEND_EXAMPLES)(recommend.recommend)
 app.command("graph", epilog=graph.EXAMPLES)(graph.graph)

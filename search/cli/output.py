@@ -53,9 +53,18 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         StudyError: The place cannot be written to.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a binary file whole, as `write_file` does.
+
+    Raises:
+        StudyError: The place cannot be written to.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
         raise StudyError(

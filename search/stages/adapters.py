@@ -182,6 +182,25 @@ def adapter_ranks(model: Any, name: str) -> dict[str, int]:
     }
 
 
+def adapter_factors(model: Any, name: str) -> dict[str, Factors]:
+    """Return copies of a plain LoRA adapter's updates by the canonical name of the weight that they change."""
+    found = {}
+    for path, layer in lora_layers(model):
+        if name in layer.lora_A:
+            a, b, is_turned = layer.lora_A[name].weight, layer.lora_B[name].weight, False
+        elif name in layer.lora_embedding_A:
+            a, b, is_turned = layer.lora_embedding_A[name], layer.lora_embedding_B[name], True
+        else:
+            continue
+        if is_turned or getattr(layer, "fan_in_fan_out", False):
+            # The weight is (n_in, n_out), so its update is that of a linear layer, transposed.
+            a, b = b.T, a.T
+        found[f"{canonical_name(path)}.weight"] = Factors(
+            a.detach().clone(), b.detach().clone(), float(layer.scaling[name])
+        )
+    return found
+
+
 def activate(model: Any, names: Iterable[str]) -> None:
     """Let exactly these adapters take part in the forward pass, in this order; all are frozen."""
     active = list(names)

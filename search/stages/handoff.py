@@ -14,6 +14,8 @@ continue  it stays active, and the next stage, with equal adapter settings, trai
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from search.errors import StageError
@@ -116,8 +118,14 @@ def frozen_start(ref: ModelRef) -> list[torch.nn.Parameter]:
     return list(adapter_parameters(ref.model, start_name(ref.adapters[-1].name)).values())
 
 
-def end(ref: ModelRef, stage: Stage) -> None:
-    """Apply a stage's handoff and leave the model ready for evaluation."""
+def end(ref: ModelRef, stage: Stage, look: Callable[[], None] | None = None) -> None:
+    """Apply a stage's handoff and leave the model ready for evaluation.
+
+    Args:
+        ref: The model.
+        stage: The stage.
+        look: Called when a low-rank adapter lies on the model in its last, plain form, before it may be merged.
+    """
     model = ref.model
     is_full = isinstance(stage.adapter, Full)
     for adapter in ref.adapters[: None if is_full else -1]:
@@ -129,6 +137,8 @@ def end(ref: ModelRef, stage: Stage) -> None:
             finish_adalora(model, own.name, stage.adapter)
         elif begins_on_weights(stage.adapter):
             finish_on_weights(model, own.name)
+        if look is not None:
+            look()
         if stage.handoff == "merge":
             ref.adapters.pop()
             _keep(ref, merged_names(model, own.name))

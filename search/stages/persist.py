@@ -113,10 +113,21 @@ def needs_parent(ref: ModelRef, stage: Stage | Parallel | Merge) -> bool:
     return not is_whole or bool(ref.adapters)
 
 
-def restore_stage(ref: ModelRef, stage: Stage | Parallel | Merge, folder: Path) -> None:
+def restore_stage(
+    ref: ModelRef,
+    stage: Stage | Parallel | Merge,
+    folder: Path,
+    look: Callable[[], None] | None = None,
+) -> None:
     """Bring the model to where `stage` left it; `ref` must be where the stage began.
 
     Where models became one, `ref` may also be the base.
+
+    Args:
+        ref: The model.
+        stage: The stage.
+        folder: Its files.
+        look: As in `handoff.end`.
 
     Raises:
         StageError: The files do not fit this model and stage.
@@ -139,7 +150,7 @@ def restore_stage(ref: ModelRef, stage: Stage | Parallel | Merge, folder: Path) 
             if value.shape != parameter.shape:
                 raise StageError(f"{folder / FILE}: {name} has shape {tuple(value.shape)}")
             parameter.copy_(value)
-    handoff.end(ref, stage)
+    handoff.end(ref, stage, look)
 
 
 def _restore_combined(ref: ModelRef, folder: Path) -> None:

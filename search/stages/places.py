@@ -9,6 +9,14 @@ from search.errors import StageError
 from spaces.adapter import Full, LowRank
 from spaces.place import FULL_TARGETS, TARGET_MODULES, layer_numbers, target_modules
 
+_USUAL = {
+    **{f"{kind}_proj": kind for kind in ("q", "k", "v", "o", "gate", "up", "down", "qkv")},
+    **{"out_proj": "o", "attn.c_proj": "o", "attention.dense": "o", "self_attention.dense": "o"},
+    **{"c_attn": "qkv", "query_key_value": "qkv", "gate_up_proj": "gate_up"},
+    **{"fc1": "up", "c_fc": "up", "dense_h_to_4h": "up"},
+    **{"fc2": "down", "mlp.c_proj": "down", "dense_4h_to_h": "down"},
+}
+"""Name of a module, with its parent's where the name alone says too little, to its kind."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 
 
@@ -89,6 +97,25 @@ def lora_modules(model: Any, adapter: LowRank) -> dict[str, Any]:
             f"exclude {adapter.exclude!r} leaves no module of targets {adapter.targets!r}"
         )
     return kept
+
+
+def weight_kinds(model: Any) -> dict[str, str]:
+    """Return what kind of weight each parameter is, by canonical name: q, k, v, o, gate, up, down and the like.
+
+    Groups of `FULL_TARGETS` go first; embeddings that the head shares are `embeddings`. A module without a usual name
+    is a kind of its own, under the name that the model gives it.
+    """
+    groups = _groups(model, set(FULL_TARGETS))
+    kinds = {}
+    for path, parameter in model.named_parameters():
+        name = canonical_name(path)
+        if ".lora_" in name:
+            continue
+        own = next((group for group in FULL_TARGETS if id(parameter) in groups[group]), None)
+        parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
+        usual = (_USUAL.get(".".join(parts[-2:])), _USUAL.get(parts[-1] if parts else name))
+        kinds[name] = own or next(filter(None, usual), parts[-1] if parts else name)
+    return kinds
 
 
 def _is_named(path: str, names: set[str]) -> bool:

@@ -6,18 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import STUDY, write_data, write_model
+from trained_study import train_study, write_inputs
 
 from search.cli.main import main
 from search.errors import StageError
 from search.explanations import ExplanationFolder
-from search.folders import StudyFile, StudyFolder, utc_now
-from search.lab import Lab
-from search.records import Proposal, TrialRecord
-from search.spec import BudgetSpec
-from search.store import StageStore
-from search.trial import TrialRun
-from search.yaml_file import load_study
+from search.folders import StudyFolder
+from search.records import TrialRecord
 from spaces.recipe import Full, Lora, Recipe, Stage
 
 RECIPE = Recipe(
@@ -44,31 +39,13 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_model(folder / "model")
-    write_data(folder)
-    (folder / "study.yaml").write_text(STUDY)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
 def results(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study with the base and one trial of two stages, trained for real."""
-    folder = StudyFolder(tmp_path / "results/tiny")
-    folder.make()
-    folder.write_study((inputs / "study.yaml").read_text())
-    folder.write_file(
-        StudyFile(
-            root=str(inputs), created_at=utc_now(), study_hash="0" * 16, budget=BudgetSpec(trials=6)
-        )
-    )
-    spec = load_study(folder.study_yaml)
-    lab = Lab.load(spec, inputs, StageStore(folder.path / "store"))
-    for number, recipe in ((0, Recipe()), (3, RECIPE)):
-        run = TrialRun(lab, folder.trial(number), Proposal(number, {}, recipe, None))
-        while not run.step():
-            pass
-        assert run.record.state == "COMPLETE"
+    train_study(tmp_path / "results/tiny", inputs, {0: Recipe(), 3: RECIPE})
     monkeypatch.chdir(tmp_path)
     return Path("results/tiny")
 
