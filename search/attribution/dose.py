@@ -36,6 +36,9 @@ MIN_HARM_GAIN = 6.0
 turn lies near the largest doses, and to be told wrongly that more does harm is worse than not to be told."""
 _N_TAUS = 60
 
+DoseRows = dict[tuple[str, str], Array]
+"""Influence and score to rows of dose in tokens, score before, learning rate, change of the score."""
+
 
 class Interval(Record):
     """A dose in tokens with its 95 % interval."""
@@ -86,21 +89,20 @@ class DoseResponse(Record):
         return self.holm is not None and self.holm < 0.05
 
 
-def dose_responses(known: Known, scores: dict[str, Direction]) -> list[DoseResponse]:
-    """Return a curve for each influence and score, with corrections over all of them."""
-    points = list(_points(known))
-    influences = sorted({stage.influence for _, _, stage in points})
-    found = []
-    for influence in influences:
-        own = [point for point in points if point[2].influence == influence]
-        for name, direction in scores.items():
-            rows = []
-            for parent, key, stage in own:
-                before, after = known.estimate(parent, name), known.estimate(key, name)
-                if before is not None and after is not None:
-                    row = (stage.dose_tokens, before.value, stage.learning_rate)
-                    rows.append((*map(float, row), after.value - before.value))
-            found.append(dose_response(influence, name, direction, np.array(rows).reshape(-1, 4)))
+def dose_responses(
+    known: Known, scores: dict[str, Direction], rows: DoseRows | None = None
+) -> list[DoseResponse]:
+    """Return a curve for each influence and score, with corrections over all of them.
+
+    Args:
+        known: Scored recipes.
+        scores: Score to direction.
+        rows: What `dose_rows` returns for them, if that is known already.
+    """
+    found = [
+        dose_response(influence, name, scores[name], rows_N4)
+        for (influence, name), rows_N4 in (rows or dose_rows(known, list(scores))).items()
+    ]
     holm = holm_corrected([each.p for each in found])
     harm = holm_corrected([each.harm_p for each in found])
     corrected = [
@@ -108,6 +110,23 @@ def dose_responses(known: Known, scores: dict[str, Direction]) -> list[DoseRespo
         for each, one, two in zip(found, holm, harm, strict=True)
     ]
     return [_supported(each) for each in corrected]
+
+
+def dose_rows(known: Known, scores: Sequence[str]) -> DoseRows:
+    """Return what curves are fitted to, by influence and score: see `dose_response`."""
+    points = list(_points(known))
+    found: DoseRows = {}
+    for influence in sorted({stage.influence for _, _, stage in points}):
+        own = [point for point in points if point[2].influence == influence]
+        for name in scores:
+            rows = []
+            for parent, key, stage in own:
+                before, after = known.estimate(parent, name), known.estimate(key, name)
+                if before is not None and after is not None:
+                    row = (stage.dose_tokens, before.value, stage.learning_rate)
+                    rows.append((*map(float, row), after.value - before.value))
+            found[influence, name] = np.array(rows).reshape(-1, 4)
+    return found
 
 
 def dose_response(influence: str, score: str, direction: Direction, rows_N4: Array) -> DoseResponse:

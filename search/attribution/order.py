@@ -22,6 +22,8 @@ class Comparison(Record):
     """Whether units changed places, or one runs once more at the end."""
     sequence: tuple[str, ...]
     """Units as the other recipe has them."""
+    key: str
+    """What the other recipe is known by."""
     what: str
     """The change in words, such as `taste last instead of first`."""
     effects: dict[str, Effect]
@@ -49,7 +51,7 @@ def designed(recipe: Recipe) -> list[tuple[str, Recipe | None]]:
 def order_effects(known: Known, recipe: Recipe, scores: dict[str, Direction]) -> OrderEffects:
     """Return what is measured of the design, with Holm's correction over all of it."""
     lattice, own = Lattice(recipe), recipe_key(recipe)
-    rows: list[tuple[tuple[int, ...], dict[str, Effect]]] = []
+    rows: list[tuple[tuple[int, ...], str, dict[str, Effect]]] = []
     n_designed = 0
     for sequence in (*lattice.other_orders(), *lattice.repeats()):
         other = lattice.made(sequence)
@@ -59,16 +61,17 @@ def order_effects(known: Known, recipe: Recipe, scores: dict[str, Direction]) ->
         found = {name: known.difference(recipe_key(other), own, name) for name in scores}
         effects = {name: each for name, each in found.items() if each is not None}
         if effects:
-            rows.append((sequence, effects))
-    flat = iter(corrected_together([each for _, effects in rows for each in effects.values()]))
+            rows.append((sequence, recipe_key(other), effects))
+    flat = iter(corrected_together([each for _, _, effects in rows for each in effects.values()]))
     comparisons = tuple(
         Comparison(
             kind="order" if len(sequence) == lattice.n else "repeat",
             sequence=tuple(lattice.labels[at] for at in sequence),
+            key=key,
             what=_what(lattice, sequence),
             effects={name: next(flat) for name in effects},
         )
-        for sequence, effects in rows
+        for sequence, key, effects in rows
     )
     return OrderEffects(n_designed=n_designed, comparisons=comparisons)
 

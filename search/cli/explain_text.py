@@ -11,11 +11,12 @@ from rich.text import Text
 
 from evaluators.scores import Direction
 from search.attribution.dose import DoseResponse
-from search.attribution.explanation import Explanation, Kind
-from search.attribution.noise import Effect
+from search.attribution.explanation import Explanation
 from search.attribution.order import OrderEffects, order_sentence
 from search.attribution.verdicts import Verdict
 from search.cli.output import duration
+from search.report.attribution import COLUMNS, change_text, worth_text
+from search.report.degree import dose_sentences
 from search.report.numbers import count_text, interval_text, tokens_text
 from spaces.recipe import Recipe
 
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from search.sampling.importance import Importances
 
 ARROWS: dict[Direction, str] = {"maximise": "↑", "minimise": "↓"}
-_COLUMNS: dict[Kind, str] = {
-    "boundary": "at boundary",
-    "alone": "alone",
-    "left_out": "last to join",
-    "shapley": "Shapley",
-}
 
 
 def print_explanation(
@@ -120,29 +115,17 @@ def _worth_table(explanation: Explanation) -> Table:
     )
     table.add_column("score", no_wrap=True)
     table.add_column("stage", overflow="fold")
-    for title in _COLUMNS.values():
+    for title in COLUMNS.values():
         table.add_column(title, justify="right", overflow="fold")
     for score, direction in explanation.scores.items():
         for at, unit in enumerate(explanation.units):
             cells = []
-            for kind in _COLUMNS:
-                worth = explanation.worth(kind, score, unit)
-                mark = "*" if worth is not None and worth.is_partial else ""
-                cells.append(Text(change_text(worth.effect) + mark if worth else "?"))
+            for kind in COLUMNS:
+                cells.append(Text(worth_text(explanation.worth(kind, score, unit))))
             table.add_row(
                 Text(f"{score} {ARROWS[direction]}" if not at else ""), Text(unit), *cells
             )
     return table
-
-
-def change_text(effect: Effect) -> str:
-    """Return a change with the half-width of its interval, and a mark if it is shown."""
-    mark = "!" if effect.is_shown else ""
-    if effect.low is None or effect.high is None:
-        return f"{effect.value:+.3g}{mark}"
-    # Without blanks: a narrow terminal would break the line there.
-    text = interval_text(effect.value, (effect.high - effect.low) / 2 / 1.96).replace(" ", "")
-    return f"{'' if text.startswith('-') else '+'}{text}{mark}"
 
 
 def _print_pairs(console: Console, explanation: Explanation) -> None:
@@ -220,29 +203,6 @@ def print_doses(
             say(console, "so", line)
     if not any(response.is_shown for response in responses):
         say(console, "so", "no dose is shown to play a part.")
-
-
-def dose_sentences(response: DoseResponse) -> list[str]:
-    """Return what a curve supports, a sentence each; nothing where nothing is."""
-    if not response.is_shown:
-        return []
-    what = f"{response.influence}, {response.score}"
-    found = []
-    if response.turns_at is not None:
-        at = response.turns_at
-        found.append(
-            f"{what}: beyond {tokens_text(int(at.value))} tokens "
-            f"({tokens_text(int(at.low))} to {tokens_text(int(at.high))}) more does harm."
-        )
-    if response.saturates_at is not None:
-        at = response.saturates_at
-        found.append(
-            f"{what}: 95 % of the gain is reached by {tokens_text(int(at.value))} tokens "
-            f"({tokens_text(int(at.low))} to {tokens_text(int(at.high))})."
-        )
-    if not found:
-        found.append(f"{what}: the dose matters; no point of saturation or harm is supported.")
-    return found
 
 
 def print_importances(console: Console, matter: Importances | None) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from evaluators.scores import Direction
+from search.attribution.dose import DoseResponse, DoseRows, dose_responses, dose_rows
 from search.attribution.explanation import Explanation, explain
 from search.attribution.known import Known
 from search.attribution.lattice import Lattice
@@ -17,7 +19,13 @@ from search.attribution.routes import Routes, find_routes
 from search.attribution.targets import Target
 from search.explanations import ExplanationFolder
 from search.records import TrialRecord
+from search.report.orders import OrderRow, order_rows
+from search.report.samples import Sample, load_samples
 from search.report.view import StudyView
+from spaces.space import Space
+
+if TYPE_CHECKING:
+    from search.sampling.importance import Importances
 
 MARGIN = 0.05
 """What counts as equal, as in `apportion explain`: in a share itself, else that share of the range seen."""
@@ -25,6 +33,8 @@ MAX_EXPLAINED = 30
 """Trials whose stages are looked at."""
 MAX_UNITS = 6
 """Stages of a recipe, above which subsets are too many for a page that is made in seconds."""
+MIN_TRIALS = 10
+"""Complete trials with stages, below which parameters are not weighed."""
 N_ROUTES = 4
 """Routes side by side."""
 
@@ -45,6 +55,11 @@ class Analysis:
     def completed(self) -> list[TrialRecord]:
         """Trials that ended with their last stage."""
         return [trial for trial in self.view.trials if trial.state == "COMPLETE"]
+
+    @cached_property
+    def asked(self) -> list[int]:
+        """Trials that a person had explained."""
+        return ExplanationFolder(self.view.files).explained()
 
     @cached_property
     def outside(self) -> list[TrialRecord]:
@@ -103,13 +118,46 @@ class Analysis:
         return find_routes(self.known, candidates, first, margins, N_ROUTES)
 
     @cached_property
+    def dose_rows(self) -> DoseRows:
+        """What the curves of dose and response are fitted to."""
+        return dose_rows(self.known, list(self.scores))
+
+    @cached_property
+    def doses(self) -> list[DoseResponse]:
+        """How doses act, a curve for each influence and score."""
+        return dose_responses(self.known, self.scores, self.dose_rows)
+
+    @cached_property
+    def order_rows(self) -> tuple[OrderRow, ...]:
+        """Recipes of the same stages in another order, or with one once more, the recommended trial's first."""
+        first = [self.recommended] if self.recommended is not None else []
+        preferred = [trial.recipe for trial in (*first, *self.view.front_trials)]
+        return order_rows(self.known, self.scores, self.completed, preferred)
+
+    @cached_property
+    def importances(self) -> Importances | None:
+        """Which parameters matter; None with too few trials."""
+        n_trained = sum(bool(trial.recipe.stages) for trial in self.completed)
+        if n_trained < MIN_TRIALS or len(self.objectives) < len(self.view.objectives):
+            return None
+        # Optuna computes it, is loaded for nothing else here, and takes seconds to load.
+        from search.sampling.importance import importances
+
+        space = Space(self.view.spec.influences, self.view.spec.order)
+        return importances(space, self.completed, self.objectives, self.view.front)
+
+    @cached_property
+    def samples(self) -> dict[int, list[Sample]]:
+        """Sample generations by trial."""
+        return load_samples(self.view)
+
+    @cached_property
     def explanations(self) -> tuple[Explanation, ...]:
         """What the stages of trials gave: the recommended one's, those asked for before, then the front's."""
-        asked = ExplanationFolder(self.view.files).explained()
         numbers = [trial.number for trial in self.view.front_trials]
         if self.recommended is not None:
             numbers.insert(0, self.recommended.number)
-        wanted = dict.fromkeys([*numbers[:1], *asked, *numbers])
+        wanted = dict.fromkeys([*numbers[:1], *self.asked, *numbers])
         trials = [self.by_number[number] for number in wanted if number in self.by_number]
         fit = [trial for trial in trials if 0 < Lattice(trial.recipe).n <= MAX_UNITS]
         return tuple(

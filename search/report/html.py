@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from search.report import describe, numbers
+from search.report import numbers
 from search.report.analysis import Analysis
+from search.report.attribution import change_text
+from search.report.degree import ends_text
 from search.report.kinds import leaks_sentence
 from search.report.payload import payload, script_json
 from search.report.sections import SECTIONS, Section
-from search.report.stopping import stopping_sentence
 from search.report.view import StudyView, holdout_scores, total_seconds
 from search.report.warnings import warning_lines
 
-SCRIPTS = ("format.js", "front.js", "detail.js", "main.js")
+SCRIPTS = ("format.js", "diff.js", "front.js", "detail.js", "generations.js", "main.js")
 """Read as one script, in this order."""
 
 
@@ -36,21 +37,24 @@ def report_html(view: StudyView, analysis: Analysis | None = None) -> str:
     page = _environment().get_template("report.html.j2")
     return page.render(
         view=view,
-        front=describe.front_sentence(view),
-        searched=describe.searched_sentence(view),
-        trials=describe.trials_sentence(view),
-        budget=describe.budget_sentence(view),
-        stopping=stopping_sentence(view),
         leaks=leaks_sentence(view),
         warnings=warning_lines(view),
-        interval_note=describe.INTERVAL_NOTE,
         n_running=sum(trial.state == "RUNNING" for trial in view.trials),
         sections=list(_sections(analysis)),
         # Safe as markup: our own files, and JSON in which no character can end the element.
         style=Markup(_template("report.css")),
         scripts=[Markup(script) for script in scripts],
-        data=Markup(script_json(payload(view))),
+        data=Markup(script_json(payload(analysis))),
         policy=_policy(scripts),
+    )
+
+
+def with_code(text: str) -> Markup:
+    """Return a text of ours, escaped, in which what stands between backticks is code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 and at < len(parts) - 1 else part
+        for at, part in enumerate(parts)
     )
 
 
@@ -113,6 +117,9 @@ def _environment() -> Environment:
         "score_text": numbers.score_text,
         "tokens_text": numbers.tokens_text,
         "duration_text": numbers.duration_text,
+        "change_text": change_text,
+        "with_code": with_code,
+        "ends_text": ends_text,
         "total_seconds": total_seconds,
         "holdout_scores": holdout_scores,
     }

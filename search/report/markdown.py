@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from search.records import TrialRecord
 from search.report import confirmation, describe
+from search.report.analysis import Analysis
 from search.report.inside import grids
 from search.report.kinds import HEADINGS, kind_rows, kinds_sentence, leaks_sentence
+from search.report.markdown_findings import (
+    attribution_part,
+    degree_part,
+    order_part,
+    routes_part,
+    start_part,
+)
+from search.report.markdown_text import escaped, fenced, heading, table
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
-from search.report.samples import Sample, load_samples
+from search.report.samples import Sample
 from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
 from search.report.view import StudyView, holdout_scores, total_seconds
@@ -27,10 +35,17 @@ SAMPLES_EACH = 2
 """Generations shown per evaluator and member."""
 
 
-def report_markdown(view: StudyView) -> str:
-    """Return the report as Markdown. Model output stands in code fences, other found text is escaped."""
+def report_markdown(view: StudyView, analysis: Analysis | None = None) -> str:
+    """Return the report as Markdown. Model output stands in code fences, other found text is escaped.
+
+    Args:
+        view: The study.
+        analysis: What follows from its records, if that was asked for already.
+    """
+    analysis = analysis or Analysis(view)
     parts = [
         f"# {escaped(view.spec.name)}",
+        *start_part(analysis),
         describe.front_sentence(view),
         f"{escaped(describe.searched_sentence(view))} {describe.trials_sentence(view)}",
         describe.budget_sentence(view),
@@ -40,28 +55,19 @@ def report_markdown(view: StudyView) -> str:
         describe.INTERVAL_NOTE,
         "![Front](front.png)",
         *_front(view),
+        *_recipes(view),
+        *routes_part(analysis),
+        *attribution_part(analysis),
+        *order_part(analysis),
+        *degree_part(analysis),
+        *_samples(view, analysis),
         *_confirmation(view),
         *_kinds(view),
-        *_recipes(view),
         *_inside(view),
         *_failures(view),
-        *_samples(view),
         *_provenance(view),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Return a text on one line in which Markdown and HTML see no markup."""
-    line = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", line)
-
-
-def fenced(text: str) -> str:
-    """Return a text in a code fence that is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
 
 
 def _warnings(view: StudyView) -> str:
@@ -73,15 +79,15 @@ def _front(view: StudyView) -> list[str]:
         return []
     members = view.front_trials
     base = [view.base] if view.base and view.base.number not in view.front else []
-    head = ["trial", "recipe", *(_heading(o.name, o.direction) for o in view.objectives)]
-    head += [_heading(f"{info.name} (holdout)", info.direction) for info in view.holdout]
+    head = ["trial", "recipe", *(heading(o.name, o.direction) for o in view.objectives)]
+    head += [heading(f"{info.name} (holdout)", info.direction) for info in view.holdout]
     rows = [_front_row(view, trial) for trial in [*members[:MAX_FRONT_ROWS], *base]]
     more = len(members) - MAX_FRONT_ROWS
     return [
         "## Front",
         "One row a trial that no other feasible trial matches in every objective and exceeds in one; "
         "↑ higher is better, ↓ lower is better.",
-        _table([*head, "tokens", "time"], rows),
+        table([*head, "tokens", "time"], rows),
         f"{more} more rows are in front.csv." if more > 0 else "",
         describe.knee_sentence(view),
     ]
@@ -119,13 +125,11 @@ def _confirmation(view: StudyView) -> list[str]:
     return [
         "## Confirmation",
         f"{confirmation.HOW} {confirmation.confirmation_sentence(view)}",
-        _table(["trial", "recipe", "told apart"], ties),
-        _table(confirmation.HEAD, rows),
-        _table(["trial", "seed", "why it is missing"], missing) if missing else "",
+        table(["trial", "recipe", "told apart"], ties),
+        table(confirmation.HEAD, rows),
+        table(["trial", "seed", "why it is missing"], missing) if missing else "",
         "The noise floor: how far trainings of one recipe with other seeds lie apart.",
-        _table(
-            ["score", "sd between seeds", "its 95 % interval", "two trainings differ by"], noise
-        ),
+        table(["score", "sd between seeds", "its 95 % interval", "two trainings differ by"], noise),
     ]
 
 
@@ -135,8 +139,8 @@ def _kinds(view: StudyView) -> list[str]:
     if not sentence:
         return []
     cells = [[str(row.trial.number), *map(escaped, row.cells)] for row in rows]
-    table = _table(["trial", *HEADINGS], cells) if rows else ""
-    return ["## Seen and unseen kinds", escaped(sentence), table]
+    grid = table(["trial", *HEADINGS], cells) if rows else ""
+    return ["## Seen and unseen kinds", escaped(sentence), grid]
 
 
 def _recipes(view: StudyView) -> list[str]:
@@ -151,7 +155,7 @@ def _recipes(view: StudyView) -> list[str]:
     return [
         "## Recipes of the front",
         "One row a stage, in the order they run; dose and trained are tokens without padding.",
-        _table([*head, "learning rate", "beta", "handoff"], rows),
+        table([*head, "learning rate", "beta", "handoff"], rows),
     ]
 
 
@@ -163,7 +167,7 @@ def _inside(view: StudyView) -> list[str]:
         for grid in grids(stage)
         for part in (
             f"### Trial {trial.number}, stage {place}, {escaped(stage.stage.influence)}: {escaped(grid.title)}",
-            _table([*map(escaped, grid.head)], [[*map(escaped, row)] for row in grid.rows]),
+            table([*map(escaped, grid.head)], [[*map(escaped, row)] for row in grid.rows]),
         )
     ]
     if not parts:
@@ -205,12 +209,12 @@ def _failures(view: StudyView) -> list[str]:
         "## Failed, infeasible and stopped trials",
         "A failed trial could not be trained or scored; an infeasible one breaks a constraint; one that was stopped "
         "early could no longer reach the front or keep a constraint, by the scores after its first stages.",
-        _table(["reason", "trials", "numbers"], rows),
+        table(["reason", "trials", "numbers"], rows),
     ]
 
 
-def _samples(view: StudyView) -> list[str]:
-    samples = load_samples(view)
+def _samples(view: StudyView, analysis: Analysis) -> list[str]:
+    samples = analysis.samples
     chosen = [trial for trial in view.front_trials if trial.recipe.stages]
     chosen.sort(key=lambda trial: trial.number != view.knee)
     parts = []
@@ -253,20 +257,11 @@ def _provenance(view: StudyView) -> list[str]:
     return [
         "## Provenance",
         "What is needed to repeat the study; each trial's folder holds its recipe.yaml.",
-        _table(["what", "value"], [[escaped(what), escaped(value)] for what, value in rows]),
+        table(["what", "value"], [[escaped(what), escaped(value)] for what, value in rows]),
         fenced("\n".join(commands)) if commands else "",
     ]
-
-
-def _heading(name: str, direction: str) -> str:
-    return f"{escaped(name)} {'↑' if direction == 'maximise' else '↓'}"
 
 
 def _numbers(numbers: Sequence[int]) -> str:
     text = ", ".join(str(number) for number in numbers[:40])
     return text + (f" and {len(numbers) - 40} more" if len(numbers) > 40 else "")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -12,9 +12,10 @@ from typing import Any
 
 from evaluators.scores import Score, ScoreInfo
 from search.records import StageRecord, TrialRecord
+from search.report.analysis import Analysis
 from search.report.describe import infeasible_reasons, moved_text, where_text
 from search.report.inside import grids
-from search.report.samples import Sample, load_samples
+from search.report.samples import Sample
 from search.report.view import StudyView, holdout_scores, hypervolumes
 from spaces.recipe import Merge, Parallel, Stage
 
@@ -27,8 +28,9 @@ _ESCAPES = {
 }
 
 
-def payload(view: StudyView) -> dict[str, Any]:
+def payload(analysis: Analysis) -> dict[str, Any]:
     """Return the object that the page's script reads."""
+    view, routes = analysis.view, analysis.routes
     return {
         "study": view.spec.name,
         "scores": [_info(info) for info in view.suite],
@@ -39,13 +41,15 @@ def payload(view: StudyView) -> dict[str, Any]:
         ],
         "base": view.base.number if view.base else None,
         "knee": view.knee,
+        "recommended": analysis.recommended.number if analysis.recommended else None,
+        "routes": [route.trial for route in routes.routes] if routes is not None else [],
         "front": [trial.number for trial in view.front_trials],
         "trials": [_trial(view, trial) for trial in view.trials],
         "hypervolume": [
             [point.n_finished, _short(point.compute_seconds), _short(point.value)]
             for point in hypervolumes(view)
         ],
-        **_samples(load_samples(view)),
+        **_samples(analysis.samples),
     }
 
 

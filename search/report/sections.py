@@ -13,15 +13,22 @@ from typing import Any
 
 from evaluators.scores import ScoreInfo
 from search.records import TrialRecord
-from search.report import confirmation, describe
-from search.report.analysis import Analysis
+from search.report import attribution, confirmation, degree, describe, start
+from search.report.analysis import MIN_TRIALS, Analysis
+from search.report.answer.degree import degree as dose_answer
+from search.report.answer.order import order
 from search.report.kinds import HEADINGS, kind_rows, kinds_sentence
-from search.report.stopping import stopped_rows
+from search.report.orders import order_counts
+from search.report.routes import route_table, routes_sentence
+from search.report.stopping import stopped_rows, stopping_sentence
 from search.report.study_file import facts, launches, versions
+from search.report.summary import summary
 from search.report.view import StudyView, hypervolumes
 
 MAX_HOLDOUT_ROWS = 60
 """Front members in the holdout table; front.csv has all."""
+MAX_ORDER_ROWS = 30
+"""Comparisons, and orders, in a table."""
 
 Values = dict[str, Any]
 
@@ -36,6 +43,22 @@ class Section:
     """As the contents have it."""
     values: Callable[[Analysis], Values | None]
     """What the template needs beside `view`; None leaves the section out."""
+
+
+def _start(analysis: Analysis) -> Values:
+    view = analysis.view
+    return {
+        "sentences": summary(analysis),
+        "figure": start.figure(analysis),
+        "width": start.WIDTH,
+        "height": start.HEIGHT,
+        "front": describe.front_sentence(view),
+        "searched": describe.searched_sentence(view),
+        "trials": describe.trials_sentence(view),
+        "budget": describe.budget_sentence(view),
+        "stopping": stopping_sentence(view),
+        "interval_note": describe.INTERVAL_NOTE,
+    }
 
 
 def _front(analysis: Analysis) -> Values:
@@ -54,6 +77,56 @@ def _trials(analysis: Analysis) -> Values:
 
 def _nothing(analysis: Analysis) -> Values:
     return {}
+
+
+def _routes(analysis: Analysis) -> Values | None:
+    sentence = routes_sentence(analysis)
+    return {"sentence": sentence, "table": route_table(analysis)} if sentence else None
+
+
+def _attribution(analysis: Analysis) -> Values | None:
+    if not analysis.completed:
+        return None
+    of_front = [each for each in analysis.explanations if each.trial in analysis.view.front]
+    return {
+        "how": attribution.HOW,
+        "one_seed": attribution.ONE_SEED if analysis.known.n_seeds < 2 else "",
+        "explained": attribution.explained(analysis),
+        "columns": attribution.COLUMNS.values(),
+        "scores": analysis.scores,
+        "boundaries": attribution.boundary_rows(of_front),
+    }
+
+
+def _order(analysis: Analysis) -> Values | None:
+    if not analysis.completed:
+        return None
+    return {
+        "sentence": order(analysis),
+        "rows": analysis.order_rows,
+        "counts": order_counts(analysis.view),
+        "scores": analysis.scores,
+        "max_rows": MAX_ORDER_ROWS,
+    }
+
+
+def _degree(analysis: Analysis) -> Values | None:
+    if not analysis.completed:
+        return None
+    return {
+        "sentence": dose_answer(analysis),
+        "lines": [line for each in analysis.doses for line in degree.dose_sentences(each)],
+        "curves": degree.curves(analysis),
+        "width": degree.WIDTH,
+        "height": degree.HEIGHT,
+        "responses": analysis.doses,
+        "parameters": degree.parameter_table(analysis),
+        "min_trials": MIN_TRIALS,
+    }
+
+
+def _generations(analysis: Analysis) -> Values | None:
+    return {} if any(number for number in analysis.samples) else None
 
 
 def _confirmation(analysis: Analysis) -> Values | None:
@@ -114,12 +187,18 @@ def _provenance(analysis: Analysis) -> Values:
 
 
 SECTIONS = (
+    Section("start", "In short", _start),
     Section("front", "Front", _front),
-    Section("trials", "Trials", _trials),
-    Section("detail", "One trial", _nothing),
+    Section("routes", "Routes", _routes),
+    Section("attribution", "Attribution", _attribution),
+    Section("order", "Order", _order),
+    Section("degree", "Degree", _degree),
+    Section("generations", "Generations", _generations),
     Section("confirmation", "Confirmation", _confirmation),
     Section("holdout", "Holdout", _holdout),
     Section("kinds", "Kinds", _kinds),
+    Section("trials", "Trials", _trials),
+    Section("detail", "One trial", _nothing),
     Section("progress", "Progress", _progress),
     Section("failures", "Failures", _failures),
     Section("space", "Space", _space),

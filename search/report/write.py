@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from search.folders import write_whole
+from search.report.analysis import Analysis
 from search.report.html import report_html
 from search.report.markdown import report_markdown
 from search.report.picture import front_png
@@ -27,13 +28,14 @@ def write_report(folder: Path) -> Path:
         SpecError: study.yaml is wrong.
     """
     view = load_view(folder)
+    analysis = Analysis(view)
     report = view.files.report
     report.mkdir(parents=True, exist_ok=True)
     write_whole(report / "trials.csv", trials_csv(view))
     write_whole(report / "front.csv", front_csv(view))
-    write_whole(report / "report.md", report_markdown(view))
+    write_whole(report / "report.md", report_markdown(view, analysis))
     _write_bytes(report / "front.png", front_png(view))
-    write_whole(report / "report.html", report_html(view))
+    write_whole(report / "report.html", report_html(view, analysis))
     return report / "report.html"
 
 

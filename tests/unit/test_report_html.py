@@ -116,7 +116,8 @@ def test_headline_front_failures_and_provenance_are_text_without_scripts(page: P
 def test_every_section_says_how_to_read_it(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.elements if tag == "section"]
     assert sections == [
-        "front", "trials", "detail", "holdout", "progress", "failures", "space", "provenance",
+        "start", "front", "routes", "attribution", "order", "degree", "generations", "holdout", "trials", "detail",
+        "progress", "failures", "space", "provenance",
     ]  # fmt: skip
     n_how = sum(tag == "p" and attrs.get("class") == "how" for tag, attrs in page.elements)
     assert n_how >= len(sections)

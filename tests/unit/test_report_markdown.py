@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from report_fixture import HOSTILE, write_study, write_two_objectives
 
-from search.report.markdown import escaped, fenced, report_markdown
+from search.report.markdown import report_markdown
+from search.report.markdown_text import escaped, fenced
 from search.report.view import load_view
 
 

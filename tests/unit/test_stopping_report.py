@@ -15,6 +15,7 @@ from report_fixture import write_scored, write_two_objectives
 from search.cli.main import app
 from search.folders import StudyFolder
 from search.records import StopDecision
+from search.report.analysis import Analysis
 from search.report.html import report_html
 from search.report.markdown import report_markdown
 from search.report.payload import payload
@@ -154,7 +155,7 @@ def test_every_part_of_the_report_shows_it(view: StudyView) -> None:
         assert "4 of their 6 stages did not run" in found
         assert "stopped after 1 of 3 stages: cannot reach the front" in found
     assert page.count('<span class="badge">stopped early</span>') == 2
-    shown = {trial["n"]: trial for trial in payload(view)["trials"]}
+    shown = {trial["n"]: trial for trial in payload(Analysis(view))["trials"]}
     assert (shown[3]["state"], shown[3]["reason"]) == ("PRUNED", REASON)
     row = next(line for line in trials_csv(view).splitlines() if line.startswith("3,"))
     assert row.startswith('3,PRUNED,"stopped after 1 of 3 stages')

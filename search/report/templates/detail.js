@@ -1,5 +1,6 @@
 // One trial: its stages, what each gave and took, its cost and what the model wrote.
 
+const FIRST_SAMPLES = 3;
 let drawnPanels = []; // functions that draw the panels again in new colours
 
 function table(headings, rows, label) {
@@ -148,10 +149,6 @@ function costBlock(trial) {
   ];
 }
 
-function valuesText(values) {
-  return Object.entries(values).map(([name, value]) => `${name} ${numberText(value)}`).join(", ");
-}
-
 function sampleBlock(trial) {
   const samples = data.samples[String(trial.n)];
   const heading = element("h3", {}, "What it wrote");
@@ -161,20 +158,21 @@ function sampleBlock(trial) {
   }
   const isBase = trial.n === data.base;
   const how = isBase ? "The first generations of each evaluator." :
-    "The first generations of each evaluator, beside the base's for the same prompt.";
+    "The first generations of each evaluator, beside the base's for the same prompt. Underlined: words that the base did not write; struck through: words of the base that are gone.";
   const blocks = samples.map(([at, output, values]) => {
     const asked = data.prompts[at];
     const where = [asked.evaluator, asked.holdout ? "holdout" : "", asked.kind].filter(Boolean).join(", ");
-    const text = (name, content, numbers) => element("div", {},
-      element("small", {}, [name, valuesText(numbers)].filter(Boolean).join(": ")),
-      element("pre", { tabindex: "0" }, content === "" ? "(empty)" : content));
-    const base = asked.base === null ? element("p", { class: "how" }, "The base was not asked this.") : text("base", asked.base, asked.baseValues);
+    const text = (name, content, numbers, base) => element("div", {},
+      element("small", {}, [name, valuesText(numbers)].filter(Boolean).join(": ")), ...markedText(content, base, true));
+    const base = asked.base === null ? element("p", { class: "how" }, "The base was not asked this.") : text("base", asked.base, asked.baseValues, null);
     return element("div", { class: "sample" },
       element("small", {}, where),
       element("div", { class: "prompt" }, asked.prompt),
-      element("div", { class: "pair" }, text(isBase ? "base" : `trial ${trial.n}`, output, values), isBase ? null : base));
+      element("div", { class: "pair" }, text(isBase ? "base" : `trial ${trial.n}`, output, values, isBase ? null : asked.base), isBase ? null : base));
   });
-  return [heading, element("p", { class: "how" }, how), ...blocks];
+  const more = blocks.slice(FIRST_SAMPLES);
+  const rest = element("details", {}, element("summary", {}, `${more.length} more`), more);
+  return [heading, element("p", { class: "how" }, how), ...blocks.slice(0, FIRST_SAMPLES), more.length ? rest : null];
 }
 
 function headline(trial) {
@@ -217,7 +215,7 @@ function showTrial(trial) {
   }
   if (trial.holdout.some((score) => score !== null)) parts.push(element("h3", {}, "Holdout"), holdoutTable(trial));
   parts.push(...costBlock(trial), ...sampleBlock(trial));
-  body.replaceChildren(...parts);
+  body.replaceChildren(...parts.filter((part) => part !== null));
   drawnPanels.forEach((draw) => draw());
   document.getElementById("trial-select").value = String(trial.n);
   document.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));

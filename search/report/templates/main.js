@@ -113,6 +113,7 @@ function redraw() {
 startFront();
 startTable();
 startDetail();
+startGenerations();
 drawProgress();
 const progressAxis = document.getElementById("progress-axis");
 if (progressAxis) progressAxis.addEventListener("change", drawProgress);
