@@ -18,7 +18,7 @@ from search.errors import ApportionError
 from search.export.job import Job
 from search.graph.build import recipe_graph
 from search.graph.mermaid import mermaid_text
-from search.report.markdown import escaped
+from search.report.markdown_text import escaped
 from search.report.numbers import number_text, score_text
 from search.report.study_file import facts, versions
 from search.report.view import holdout_scores
