@@ -18,6 +18,7 @@ from search.check_adapters import (
 )
 from search.errors import SpecError
 from search.messages import KeyPath, suggest, value_text
+from search.native import is_bfloat16_slow
 from search.spec import BaseSpec, StudySpec
 from spaces.adapter import ON_WEIGHTS, AdaLora, Full, Lora, quantised_conflict
 from spaces.adapter_spec import AnyAdapterSpec, split_conflict
@@ -51,6 +52,13 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
         yield from _precision_findings(spec, name)
         if spec.base.bits is not None:
             yield from _quantised_findings(influence, place)
+    if spec.training.precision == "bfloat16" and is_bfloat16_slow(spec.compute.device):
+        yield Finding(
+            ("training", "precision"),
+            "bfloat16 is many times slower than float32 on this machine's processor; set it to float32, "
+            "or run the study elsewhere",
+            is_warning=True,
+        )
     if spec.base.bits is not None and spec.compute.device == "cpu":
         text = f"{spec.base.bits}-bit weights need CUDA, and compute.device is cpu; remove bits"
         yield Finding(("base", "bits"), text)

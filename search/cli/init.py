@@ -13,6 +13,7 @@ import typer
 import search.examples
 from search.errors import StudyError
 from search.messages import suggest, value_text
+from search.native import is_bfloat16_slow
 from search.schema import SCHEMA_FILE, schema_text, with_schema_line
 
 EXAMPLES = """\b
@@ -92,7 +93,10 @@ def _fill(name: str, folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "__init__.py")
     shutil.copytree(example_folders()[name], folder, ignore=ignored, dirs_exist_ok=True)
     study = folder / "study.yaml"
-    study.write_text(with_schema_line(study.read_text(encoding="utf-8")), encoding="utf-8")
+    text = with_schema_line(study.read_text(encoding="utf-8"))
+    if is_bfloat16_slow("auto"):
+        text = text.replace("precision: bfloat16", "precision: float32")
+    study.write_text(text, encoding="utf-8")
     (folder / SCHEMA_FILE).write_text(schema_text(), encoding="utf-8")
     if (folder / "build_data.py").is_file():
         importlib.import_module(f"search.examples.{name}.build_data").build(folder)
