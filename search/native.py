@@ -10,8 +10,8 @@ CPUINFO = Path("/proc/cpuinfo")
 GPUS = Path("/proc/driver/nvidia/gpus")
 """One folder per card where NVIDIA's driver is loaded."""
 FAST_BFLOAT16 = frozenset({"avx512bw", "amx_bf16", "bf16"})
-"""Flags of processors on which oneDNN has bfloat16 kernels; elsewhere torch multiplies in plain loops: on a CPU with AVX2
-alone, 160 x 576 by 576 x 1536 took 224 ms in bfloat16 and 3.8 ms in float32 (one thread, torch 2.13)."""
+"""Flags of processors on which oneDNN has bfloat16 kernels; elsewhere torch multiplies in plain loops: on a CPU with
+AVX2 alone, 160 x 576 by 576 x 1536 took 224 ms in bfloat16 and 3.8 ms in float32 (one thread, torch 2.13)."""
 
 
 def is_bfloat16_slow(device: str) -> bool:
