@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -28,10 +29,11 @@ OUTSIDE = -1
 class ExplanationFolder:
     """Paths of a study's explanations, and reading and writing them."""
 
-    def __init__(self, study: StudyFolder) -> None:
+    def __init__(self, study: StudyFolder, fence: Callable[[], None] | None = None) -> None:
+        """Take the folder; `fence` as of `StudyFolder`."""
         self.path = study.path / "explanations"
         self.recipes = self.path / "recipes"
-        self.lock = self.path / ".lock"
+        self._fence = fence
 
     def records(self) -> list[TrialRecord]:
         """Return the records of all recipes that were trained outside the search, failed ones included."""
@@ -46,10 +48,12 @@ class ExplanationFolder:
 
     def draft(self, recipe: Recipe, seed: int) -> TrialFolder:
         """Return the folder in which a recipe is trained."""
-        return TrialFolder(self.recipes / f".{_name(recipe, seed)}")
+        return TrialFolder(self.recipes / f".{_name(recipe, seed)}", self._fence)
 
     def publish(self, recipe: Recipe, seed: int) -> None:
         """Put what has ended in its place, over an earlier attempt that failed."""
+        if self._fence is not None:
+            self._fence()
         place = self.recipes / _name(recipe, seed)
         if place.exists():
             shutil.rmtree(place)

@@ -19,7 +19,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,15 @@ class StudyFile(Record):
 class StudyFolder:
     """Paths of one study's results, and reading and writing them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Callable[[], None] | None = None) -> None:
+        """Take the folder.
+
+        Args:
+            path: Such as results/<study>.
+            fence: Asked before every write of the study and its trials; raises where another process has them by now.
+        """
         self.path = path.resolve()
+        self._fence = fence
         self.study_yaml = self.path / "study.yaml"
         self.study_json = self.path / "study.json"
         self.database = self.path / "study.db"
@@ -141,15 +148,17 @@ class StudyFolder:
 
     def write_file(self, file: StudyFile) -> None:
         """Write study.json whole."""
+        if self._fence is not None:
+            self._fence()
         write_whole(self.study_json, file.model_dump_json(indent=2) + "\n")
 
     def trial(self, number: int) -> TrialFolder:
         """Return the folder of one trial; it need not exist yet."""
-        return TrialFolder(self.trials / f"{number:04d}")
+        return TrialFolder(self.trials / f"{number:04d}", self._fence)
 
     def replicate(self, number: int, seed: int) -> TrialFolder:
         """Return the folder of one replicate of a trial; it need not exist yet."""
-        return TrialFolder(self.confirmation / f"{number:04d}" / str(seed))
+        return TrialFolder(self.confirmation / f"{number:04d}" / str(seed), self._fence)
 
     def replicate_folders(self) -> list[TrialFolder]:
         """Return the folders of all replicates, by trial and seed."""
@@ -179,20 +188,24 @@ class StudyFolder:
 class TrialFolder:
     """Paths of one trial's results, and reading and writing them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Callable[[], None] | None = None) -> None:
+        """Take the folder; `fence` as of `StudyFolder`."""
         self.path = path
         self.record = path / "trial.json"
         self.recipe = path / "recipe.yaml"
         self.traceback = path / "traceback.txt"
+        self._fence = fence or (lambda: None)
 
     def clear(self) -> None:
         """Remove what an interrupted attempt left behind, and make the folder."""
+        self._fence()
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
 
     def write_record(self, record: TrialRecord) -> None:
         """Write trial.json whole."""
+        self._fence()
         write_whole(self.record, record.model_dump_json(indent=1) + "\n")
 
     def read_record(self) -> TrialRecord | None:
@@ -210,6 +223,11 @@ class TrialFolder:
                 f"{self.record}: damaged; remove its folder to train the trial again"
             ) from error
 
+    def write_traceback(self, text: str) -> None:
+        """Write where an error came from."""
+        self._fence()
+        write_whole(self.traceback, text)
+
     def items_file(self, n_stages: int, holdout: bool) -> Path:
         """Return the file of per-item values at a boundary."""
         name = "holdout.jsonl" if holdout else "items.jsonl"
@@ -217,6 +235,7 @@ class TrialFolder:
 
     def write_items(self, n_stages: int, holdout: bool, items: Iterable[Item]) -> None:
         """Write the items of one boundary whole, one a line."""
+        self._fence()
         path = self.items_file(n_stages, holdout)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(item.model_dump_json() + "\n" for item in items))

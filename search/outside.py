@@ -10,12 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from search.attribution.missing import Missing
-from search.errors import StudyError
 from search.explanations import OUTSIDE, ExplanationFolder
 from search.folders import StudyFile, StudyFolder
+from search.holding import take_hold
 from search.lab import Lab
 from search.records import Proposal, TrialRecord
 from search.spec import StudySpec
@@ -43,17 +41,11 @@ def train_missing(
         StudyError: Another process trains for an explanation of this study.
         ApportionError: The base or a source cannot be read.
     """
-    explanations = ExplanationFolder(folder)
-    explanations.recipes.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(explanations.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"{folder.path}: another process trains for an explanation; wait for it or stop it first"
-        ) from error
+    hold = take_hold(folder.path, "explain", say)
+    explanations = ExplanationFolder(folder, hold.check)
     root = Path(file.root)
     try:
+        explanations.recipes.mkdir(parents=True, exist_ok=True)
         place = folder.store_root(spec, root)
         store = None if place is None else StageStore(place)
         lab = Lab.load(spec, root, store)
@@ -71,7 +63,7 @@ def train_missing(
                     store.gc(int(spec.store.max_gigabytes * 1e9))
         return records
     finally:
-        lock.release()
+        hold.release()
 
 
 def _seeded(lab: Lab, seed: int) -> Lab:

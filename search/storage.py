@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,11 @@ def database_url(storage: str | None, database: Path, root: Path) -> str:
 
 
 def open_study(
-    url: str, name: str, objectives: Mapping[str, Direction], create: bool
+    url: str,
+    name: str,
+    objectives: Mapping[str, Direction],
+    create: bool,
+    fence: Callable[[], None] | None = None,
 ) -> optuna.Study:
     """Create or load the Optuna study `name`.
 
@@ -56,6 +60,7 @@ def open_study(
         name: Of the study.
         objectives: Score to direction; used when creating.
         create: False loads.
+        fence: Asked before every change and its commit; raises where another process has the study by now.
 
     Raises:
         StudyError: The storage cannot be opened, the study is there already (create) or is not (load).
@@ -63,6 +68,8 @@ def open_study(
     try:
         storage = RDBStorage(url)
         _commit_quickly(storage)
+        if fence is not None:
+            _fence_off(storage, fence)
         if create:
             study = optuna.create_study(
                 storage=storage,
@@ -112,6 +119,29 @@ def _commit_quickly(storage: RDBStorage) -> None:
 
     # What is open already was opened without.
     storage.engine.dispose()
+
+
+def _fence_off(storage: RDBStorage, fence: Callable[[], None]) -> None:
+    """Ask `fence` when a transaction that changes anything begins to do so, and once more when it is committed."""
+    changes = "changes"
+
+    @event.listens_for(storage.engine, "before_cursor_execute")
+    def before_change(
+        connection: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool
+    ) -> None:
+        is_change = statement.lstrip()[:6].upper() in ("INSERT", "UPDATE", "DELETE")
+        if is_change and not connection.info.get(changes):
+            fence()
+            connection.info[changes] = True
+
+    @event.listens_for(storage.engine, "commit")
+    def before_commit(connection: Any) -> None:
+        if connection.info.pop(changes, False):
+            fence()
+
+    @event.listens_for(storage.engine, "rollback")
+    def after_rollback(connection: Any) -> None:
+        connection.info.pop(changes, None)
 
 
 def _without_password(url: str) -> str:

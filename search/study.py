@@ -15,10 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from search.errors import StudyError
 from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, write_failure
+from search.holding import Hold, LostHold, take_hold
 from search.provenance import provenance
 from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
@@ -50,14 +49,14 @@ class Study:
         spec: StudySpec,
         folder: StudyFolder,
         asker: Asker,
-        lock: FileLock,
+        hold: Hold,
         clock: Callable[[], float],
     ) -> None:
         """Use `create` or `open` instead."""
         self.spec = spec
         self.folder = folder
         self._asker = asker
-        self._lock = lock
+        self._hold = hold
         self._clock = clock
         self._started = clock()
         self._pending: list[Proposal] = []
@@ -77,6 +76,7 @@ class Study:
         command: str,
         clock: Callable[[], float] = time.monotonic,
         warnings: Sequence[str] = (),
+        say: Callable[[str], None] = lambda _: None,
     ) -> Study:
         """Start a new study in `results/<name>` and enqueue its baselines.
 
@@ -87,9 +87,10 @@ class Study:
             command: As typed, for the record.
             clock: Seconds that only grow.
             warnings: What is known to be doubtful about the study; kept, and told in the report.
+            say: Is told if a holder on another machine has to be waited for.
 
         Raises:
-            StudyError: The folder or the storage has this study already.
+            StudyError: The folder or the storage has this study already, or another process holds it.
         """
         folder = StudyFolder(results / spec.name)
         resolved = to_json(spec.model_dump(mode="json"))
@@ -102,17 +103,17 @@ class Study:
             warnings=tuple(warnings),
         )
         folder.make()
-        lock = _locked(folder)
+        folder, hold = _held(folder, say)
         try:
             folder.check_new()
             folder.write_study(study_yaml.read_text())
             # study.json comes last: without it there is no study, and what a killed attempt left is made anew.
-            asker = _asker(spec, folder, Path(file.root), create=True)
+            asker = _asker(spec, folder, Path(file.root), hold, create=True)
             folder.write_file(file)
-            study = cls(spec, folder, asker, lock, clock)
+            study = cls(spec, folder, asker, hold, clock)
             study._begin_launch(command, spec.budget)
         except BaseException:
-            lock.release()
+            hold.release()
             raise
         return study
 
@@ -123,6 +124,7 @@ class Study:
         command: str,
         budget: BudgetSpec | None = None,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda _: None,
     ) -> Study:
         """Open a study to go on with it, with what its storage and its folders say reconciled.
 
@@ -131,6 +133,7 @@ class Study:
             command: As typed, for the record.
             budget: A new total budget; default: as before.
             clock: Seconds that only grow.
+            say: Is told if a holder on another machine has to be waited for.
 
         Raises:
             StudyError: No study is there, or another process holds it.
@@ -138,16 +141,29 @@ class Study:
         folder = StudyFolder(path)
         file = folder.read_file()
         spec = load_study(folder.study_yaml)
-        lock = _locked(folder)
+        folder, hold = _held(folder, say)
         try:
-            asker = _asker(spec, folder, Path(file.root), create=False)
-            study = cls(spec, folder, asker, lock, clock)
+            asker = _asker(spec, folder, Path(file.root), hold, create=False)
+            study = cls(spec, folder, asker, hold, clock)
             study._reconcile(file)
             study._begin_launch(command, budget or file.budget)
         except BaseException:
-            lock.release()
+            hold.release()
             raise
         return study
+
+    @property
+    def hold_token(self) -> str:
+        """Names the hold of this process on the study, for its workers: see `search.holding.Fence`."""
+        return self._hold.token
+
+    def check_held(self) -> None:
+        """Do nothing while the study is this process's.
+
+        Raises:
+            LostHold: Another process has taken it over.
+        """
+        self._hold.check()
 
     @property
     def root(self) -> Path:
@@ -238,9 +254,12 @@ class Study:
         return self.finish(write_failure(folder, proposal, self.spec, reason))
 
     def close(self, ended: str) -> None:
-        """Record how the launch ended and let other processes have the study."""
-        self.touch(ended)
-        self._lock.release()
+        """Record how the launch ended and let other processes have the study; one that was lost stays as it is."""
+        try:
+            with suppress(LostHold):
+                self.touch(ended)
+        finally:
+            self._hold.release()
 
     def _exhausted(self) -> str | None:
         """Return which part of the budget is used up, counting trials that run."""
@@ -332,24 +351,20 @@ class Study:
         self.folder.write_file(self._file)
 
 
-def _locked(folder: StudyFolder) -> FileLock:
-    lock = FileLock(folder.path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"{folder.path}: another process runs this study; wait for it or stop it first"
-        ) from error
-    return lock
+def _held(folder: StudyFolder, say: Callable[[str], None]) -> tuple[StudyFolder, Hold]:
+    """Return the hold on a study, and its folder behind the fence."""
+    hold = take_hold(folder.path, "run", say)
+    return StudyFolder(folder.path, hold.check), hold
 
 
-def _asker(spec: StudySpec, folder: StudyFolder, root: Path, create: bool) -> Asker:
+def _asker(spec: StudySpec, folder: StudyFolder, root: Path, hold: Hold, create: bool) -> Asker:
     names = [objective.score for objective in spec.objectives]
     optuna_study = open_study(
         database_url(spec.storage, folder.database, root),
         spec.name,
         dict(zip(names, spec.directions(), strict=True)),
         create,
+        hold.check,
     )
     return Asker(
         optuna_study,

@@ -16,6 +16,7 @@ import traceback
 from evaluators.facts import StageFacts
 from search.costs import stage_facts
 from search.folders import TrialFolder, utc_now
+from search.holding import LostHold
 from search.lab import Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
@@ -78,8 +79,11 @@ class TrialRun:
         try:
             if not self._was_stopped():
                 self._step()
+        except LostHold:
+            self._let_go()
+            raise
         except Exception as error:  # Whatever goes wrong with one recipe, the study goes on.
-            self._folder.traceback.write_text(traceback.format_exc())
+            self._folder.write_traceback(traceback.format_exc())
             self._end("FAIL", f"{type(error).__name__}: {error}")
         finally:
             self._folder.write_record(self.record)

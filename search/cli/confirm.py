@@ -66,8 +66,8 @@ def confirm(
     from search.report.numbers import count_text
     from search.report.write import write_report
 
-    with only_one(view.files):
-        wanted = missing_replicates(view.files, chosen, fresh_seeds(view.spec.sampler.seed, seeds))
+    with only_one(view.files, _say) as files:
+        wanted = missing_replicates(files, chosen, fresh_seeds(view.spec.sampler.seed, seeds))
         if wanted:
             speeds = measured_speeds(view.trials)
             planned = sum(speeds.recipe_seconds(trial.recipe) for trial, _ in wanted)
@@ -75,7 +75,7 @@ def confirm(
                 f"{count_text(len(chosen), 'trial')}, {seeds} fresh seeds each: "
                 f"{count_text(len(wanted), 'replicate')} to train, about {duration(planned)}"
             )
-            for done in train_replicates(view.spec, root, view.files, wanted, speeds):
+            for done in train_replicates(view.spec, root, files, wanted, speeds):
                 _say(_progress(view, done))
         names = [objective.name for objective in view.objectives]
         found = analyse(view.files, view.trials, view.base, names)

@@ -49,7 +49,10 @@ def run(
     from search.study import Study
 
     warnings = checked.warning_lines
-    _drive(Study.create(checked.spec, study, results, _command(), warnings=warnings), as_json)
+    created = Study.create(
+        checked.spec, study, results, _command(), warnings=warnings, say=_say
+    )
+    _drive(created, as_json)
 
 
 def resume(
@@ -87,7 +90,7 @@ def resume(
     }
     given = {name: value for name, value in changes.items() if value is not None}
     budget = _extended(StudyFolder(folder).read_file().budget, given) if given else None
-    _drive(Study.open(folder, _command(), budget), as_json)
+    _drive(Study.open(folder, _command(), budget, say=_say), as_json)
 
 
 def _extended(budget: BudgetSpec, given: dict[str, Any]) -> BudgetSpec:
@@ -165,6 +168,10 @@ def _print_end(study: Study, console: Console, ended: str, as_json: bool) -> Non
                 "report": str(report) if report else None,
             }
         )
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _near(path: Path) -> str:

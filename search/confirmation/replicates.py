@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from search.errors import StudyError
 from search.folders import StudyFolder
+from search.holding import take_hold
 from search.lab import Lab
 from search.plan import Speeds
 from search.records import Proposal, TrialRecord
@@ -64,24 +63,24 @@ def missing_replicates(
 
 
 @contextmanager
-def only_one(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study's confirmation.
+def only_one(
+    folder: StudyFolder, say: Callable[[str], None] = lambda _: None
+) -> Iterator[StudyFolder]:
+    """Hold the study's confirmation; gives its folder, which refuses writes once the hold is lost.
+
+    Args:
+        folder: The study's.
+        say: Is told if a holder on another machine has to be waited for.
 
     Raises:
         StudyError: Another process holds it.
     """
     folder.confirmation.mkdir(exist_ok=True)
-    lock = FileLock(folder.confirmation / ".lock")
+    hold = take_hold(folder.path, "confirm", say)
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"{folder.path}: another process confirms this study; wait for it or stop it first"
-        ) from error
-    try:
-        yield
+        yield StudyFolder(folder.path, hold.check)
     finally:
-        lock.release()
+        hold.release()
 
 
 def train_replicates(

@@ -58,6 +58,7 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 spec=study.spec,
                 root=str(study.root),
                 folder=str(study.folder.path),
+                token=study.hold_token,
             )
             tuner = tune.Tuner(
                 tune.with_resources(trainable, _resources(compute, ray.cluster_resources())),
@@ -76,7 +77,11 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                     failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except Exception:
+                study.check_held()  # If it is lost, that is why the rest failed.
+                raise
         finally:
             ray.shutdown()
     return Outcome(study.stop_reason or "no reason recorded")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search.folders import StudyFolder
+from search.holding import Fence
 from search.origin import check_origin
 from search.runner.searcher import FAULT, IS_IN_STAGE, N_BOUNDARIES, PROPOSAL
 from search.spec import StudySpec
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     """Runs one recipe after another in one process."""
 
-    def setup(self, config: dict[str, Any], spec: StudySpec, root: str, folder: str) -> None:
+    def setup(
+        self, config: dict[str, Any], spec: StudySpec, root: str, folder: str, token: str
+    ) -> None:
         """Take note of the first recipe; nothing is loaded or written before its first step.
 
         Tune starts actors for trials that it then gives to another one that comes free: a trial's folder belongs to
@@ -34,7 +37,8 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """
         self._spec = spec
         self._root = Path(root)
-        self._folder = StudyFolder(Path(folder))
+        # The driver may have lost the study without noticing; this process may live longer than its driver.
+        self._folder = StudyFolder(Path(folder), Fence(Path(folder), "run", token).check)
         self._lab: Lab | None = None
         self._run: TrialRun | None = None
         self._fault: str | None = None

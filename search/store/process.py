@@ -28,20 +28,34 @@ def is_dead(process: str) -> bool:
     Args:
         process: What `identity` returned there; any text, since it may come from a stranger.
     """
+    return _lives(process) is False
+
+
+def is_alive(process: str) -> bool:
+    """Tell whether a process surely lives; False when it is dead or cannot be seen from here.
+
+    Args:
+        process: As of `is_dead`.
+    """
+    return _lives(process) is True
+
+
+def _lives(process: str) -> bool | None:
+    """Tell whether a process lives; None when that cannot be seen from here."""
     *machine, pid, started = f"::{process}".rsplit(":", 2)
     here = _machine()
     if machine != ["::" + ":".join(here)] or not all(here) or not _PID.fullmatch(pid):
-        return False
+        return None
     number = int(pid)
     try:
         os.kill(number, 0)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError:
-        return False  # it lives, and is another user's
+        pass  # another user's
     found = _start_time(number)
     # A zombie can still be signalled; its start time is empty here.
-    return found is not None and found != started
+    return None if found is None else found == started
 
 
 @functools.lru_cache(maxsize=8)

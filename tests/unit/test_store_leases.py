@@ -238,7 +238,7 @@ def test_renewals_in_the_background_keep_a_lease_and_release_it_at_the_end(tmp_p
             time.sleep(0.05)
         assert lease.is_valid()
     assert second.lease(A) is not None
-    assert not [t for t in threading.enumerate() if t.name.startswith("lease-")]
+    assert not [t for t in threading.enumerate() if t.name == f"lease-{A[:8]}"]
 
 
 def test_background_renewals_end_when_the_lease_is_lost(tmp_path: Path) -> None:
