@@ -77,7 +77,7 @@ def _model_findings(
         text = "merge takes models from a stage store that studies share; name it in store.path"
         yield Finding(place, text)
         return
-    if "://" in path or not (root / path).is_dir():
+    if "://" in path or "${" in path or not (root / path).is_dir():
         return  # A url is not asked; `store_findings` speaks of folders.
     for name, model in influence.models.items():
         if model.digest is None:

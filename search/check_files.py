@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from evaluators.redaction import expanded, missing_variables
 from evaluators.spec import HarnessSpec
 from search.base_files import BaseFilesError, resolve_base
 from search.check_adapters import Finding
@@ -41,10 +42,17 @@ def storage_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
     if url is None:
         return
     place = ("storage",)
+    missing = missing_variables(url)
+    if missing:
+        yield Finding(
+            place, f"environment variable {missing[0]} is not set; set it where this runs"
+        )
+        return
+    url = expanded(url)
     found = re.fullmatch(r"([A-Za-z][A-Za-z0-9]*)(\+\w+)?://(.*)", url)
     if found is None:
         remedy = "write sqlite:///FILE or postgresql://USER@HOST/NAME, or remove it"
-        yield Finding(place, f"{value_text(url)} is not a database url; {remedy}")
+        yield Finding(place, f"{value_text(spec.storage)} is not a database url; {remedy}")
     elif found[1] not in DATABASES:
         yield Finding(place, f"database {found[1]!r} is not known; {suggest(found[1], DATABASES)}")
     elif found[1] == "sqlite":
@@ -54,7 +62,9 @@ def storage_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
             text = "a database in memory cannot be resumed; write sqlite:///FILE or remove storage"
             yield Finding(place, text)
         elif not found[3].startswith("/"):
-            yield Finding(place, f"{value_text(url)} has two slashes; write sqlite:///FILE")
+            yield Finding(
+                place, f"{value_text(spec.storage)} has two slashes; write sqlite:///FILE"
+            )
         elif not file.startswith("file:") and not os.path.isdir(parent):
             text = f"folder {parent} of the database does not exist; make it first"
             yield Finding(place, text)
@@ -63,9 +73,19 @@ def storage_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
 def store_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
     """Yield what is wrong with the folder of the stage store; urls are not asked."""
     path = spec.store.path
-    if path is None or "://" in path:
+    if path is None:
         return
-    place, folder = ("store", "path"), root / path
+    place = ("store", "path")
+    missing = missing_variables(path)
+    if missing:
+        yield Finding(
+            place, f"environment variable {missing[0]} is not set; set it where this runs"
+        )
+        return
+    path = expanded(path)
+    if "://" in path:
+        return
+    folder = root / path
     if not path.strip():
         yield Finding(place, "is empty; name a folder, or remove it")
     elif os.path.exists(folder) and not os.path.isdir(folder):

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from evaluators.redaction import expanded, redacted
 from evaluators.scores import Item, Record
 from search.errors import StudyError
 from search.records import Proposal, TrialRecord
@@ -126,7 +127,7 @@ class StudyFolder:
             return None
         if spec.store.path is None:
             return str(self.path / "store")
-        return spec.store.path if "://" in spec.store.path else str(root / spec.store.path)
+        return store_place(spec.store.path, root)
 
     def read_file(self) -> StudyFile:
         """Read study.json.
@@ -249,6 +250,23 @@ class TrialFolder:
                     yield Item.model_validate_json(line)
 
 
+def store_place(path: str, root: Path) -> str:
+    """Return a stage store's folder or url, to be opened and never to be shown: variables are put in.
+
+    Args:
+        path: As a file says it.
+        root: Where relative paths start.
+
+    Raises:
+        StudyError: An environment variable is not set.
+    """
+    try:
+        place = expanded(path)
+    except ValueError as error:
+        raise StudyError(f"store.path {path}: {error}") from None
+    return place if "://" in place else str(root / place)
+
+
 def write_failure(
     folder: TrialFolder, proposal: Proposal, spec: StudySpec, reason: str
 ) -> TrialRecord:
@@ -269,7 +287,11 @@ def write_failure(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that readers see the old text or the new one, never a part; safe against a crash."""
+    """Write a file so that readers see the old text or the new one, never a part; safe against a crash.
+
+    Secrets in the text are masked.
+    """
+    text = redacted(text)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         os.fchmod(handle, 0o666 & ~_UMASK)

@@ -166,6 +166,6 @@ def digest_context(
 
 
 def _moved(path: str | None, root: Path, folder: Path) -> str | None:
-    if path is None or "://" in path:
+    if path is None or "://" in path or "${" in path:
         return path
     return os.path.relpath(root / path, folder)

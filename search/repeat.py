@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from search.folders import store_place
 from search.lab import recipe_prefixes
 from search.recipe_file import RecipeFile
 from search.records import StageRecord
@@ -69,7 +70,7 @@ def train_recipe(
 def _donors(file: RecipeFile, root: Path) -> StageStore | None:
     if file.store is None:
         return None
-    return StageStore(file.store if "://" in file.store else root / file.store)
+    return StageStore(store_place(file.store, root))
 
 
 def _losses(record: StageRecord) -> str:

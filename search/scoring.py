@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from evaluators.redaction import redacted
 from evaluators.scores import Item, Record, Score
 from search.store import StageStore, StoreError
 
@@ -49,7 +50,7 @@ def write_result(store: StageStore | None, digest: str, version: str, result: Su
         return
     # No room, or no connection: the scores are in the trial's folder all the same.
     with suppress(StoreError):
-        store.put_scores(digest, version, {_FILE: result.model_dump_json().encode()})
+        store.put_scores(digest, version, {_FILE: redacted(result.model_dump_json()).encode()})
 
 
 def base_reference(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from evaluators.redaction import literal_secret
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, RetentionSpec
 from search.data.spec import GeneralisationSpec, PartsSpec
@@ -82,6 +83,13 @@ def _exactly_one(**places: str | None) -> None:
     if len(given) != 1:
         found = " and ".join(given) if given else "none of them"
         raise ValueError(f"give exactly one of {', '.join(places)}; found {found}")
+
+
+def _without_secret(url: str | None) -> str | None:
+    problem = None if url is None else literal_secret(url)
+    if problem is not None:
+        raise ValueError(problem)
+    return url
 
 
 class TrainingSpec(Spec):
@@ -256,9 +264,15 @@ class StoreSpec(Spec):
     enabled: bool = True
     """False trains every stage of every trial."""
     path: str | None = None
-    """Local folder (relative to the study file) or fsspec url, to share between studies. Default: in the results."""
+    """Local folder (relative to the study file) or fsspec url, to share between studies; `${NAME}` in it is that
+    environment variable. Default: in the results."""
     max_gigabytes: float = Field(default=20.0, gt=0)
     """Beyond this, what is cheapest to train again and least used is removed; what the front needs stays."""
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str | None) -> str | None:
+        return _without_secret(path)
 
 
 class StudySpec(Spec):
@@ -302,7 +316,13 @@ class StudySpec(Spec):
     store: StoreSpec = StoreSpec()
     """Where results of stages are kept."""
     storage: str | None = None
-    """Optuna RDB url. Default: SQLite in results/<study>/study.db."""
+    """Optuna RDB url; `${NAME}` in it is that environment variable, and a password must be one. Default: SQLite in
+    results/<study>/study.db."""
+
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, storage: str | None) -> str | None:
+        return _without_secret(storage)
 
     @property
     def training_influences(self) -> dict[str, InfluenceSpec]:

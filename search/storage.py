@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from evaluators.redaction import expanded, redacted
 from evaluators.scores import Direction
 from search.errors import StudyError
 
@@ -25,16 +26,23 @@ _OPTUNA_DIRECTIONS = {
 
 
 def database_url(storage: str | None, database: Path, root: Path) -> str:
-    """Return the url of a study's storage: the one it names, else SQLite in its folder.
+    """Return the url of a study's storage, to be opened and not shown: the one it names, else SQLite in its folder.
 
     Args:
         storage: As study.yaml has it; a relative path in an SQLite url starts at `root`.
         database: File in the study's folder.
         root: Folder of the study file.
+
+    Raises:
+        StudyError: An environment variable that it names is not set.
     """
     if storage is None:
         # URL.create quotes what would end the path, such as ? and #.
         return URL.create("sqlite", database=str(database.absolute())).render_as_string()
+    try:
+        storage = expanded(storage)
+    except ValueError as error:
+        raise StudyError(f"storage: {error}") from None
     try:
         url = make_url(storage)
     except ArgumentError:
@@ -95,7 +103,7 @@ def open_study(
             "check `name` and `storage`"
         ) from error
     except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ImportError) as error:
-        reason = str(error).splitlines()[0]
+        reason = redacted(str(error).splitlines()[0])
         raise StudyError(
             f"{_without_password(url)}: the storage cannot be opened ({reason}); "
             "check the url, the driver package and the server"
@@ -146,6 +154,6 @@ def _fence_off(storage: RDBStorage, fence: Callable[[], None]) -> None:
 
 def _without_password(url: str) -> str:
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return redacted(make_url(url).render_as_string(hide_password=True))
     except ArgumentError:
         return "storage"

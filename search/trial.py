@@ -14,8 +14,9 @@ import time
 import traceback
 
 from evaluators.facts import StageFacts
+from evaluators.redaction import redacted
 from search.costs import stage_facts
-from search.folders import TrialFolder, utc_now
+from search.folders import TrialFolder, utc_now, write_whole
 from search.holding import LostHold
 from search.lab import Lab
 from search.prefixes import Pieces, Suspended
@@ -67,7 +68,9 @@ class TrialRun:
             started_at=utc_now(),
         )
         folder.clear()
-        folder.recipe.write_text(recipe_text(spec, recipe, proposal.number, lab.root, folder.path))
+        write_whole(
+            folder.recipe, recipe_text(spec, recipe, proposal.number, lab.root, folder.path)
+        )
         folder.write_record(self.record)
 
     def step(self) -> bool:
@@ -84,7 +87,7 @@ class TrialRun:
             raise
         except Exception as error:  # Whatever goes wrong with one recipe, the study goes on.
             self._folder.write_traceback(traceback.format_exc())
-            self._end("FAIL", f"{type(error).__name__}: {error}")
+            self._end("FAIL", redacted(f"{type(error).__name__}: {error}"))
         finally:
             self._folder.write_record(self.record)
         return self.record.state != "RUNNING"

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from evaluators.redaction import redacted
 from search.errors import SpecError
 from search.messages import Problem, describe_errors, one_line, place_text, value_text
 from search.spec import StudySpec
@@ -55,7 +56,9 @@ class Located:
 
     def problem(self, place: KeyPath, text: str, is_warning: bool = False) -> Problem:
         """Return a problem at a key path."""
-        return Problem(str(self.path), self.line(place), place, one_line(text), is_warning)
+        return Problem(
+            str(self.path), self.line(place), place, one_line(redacted(text)), is_warning
+        )
 
 
 class _Loader(yaml.SafeLoader):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evaluators.judging.cache import AnswerCache, Kept
 from evaluators.judging.questions import Answer, Body, read_answer
 from evaluators.judging.spec import EndpointSpec
+from evaluators.redaction import keep_secret, redacted
 
 MAX_BYTES = 2**20
 """Longest response."""
@@ -89,6 +90,8 @@ class Endpoint:
     ) -> None:
         self._spec, self._cache, self._sleep = spec, cache, sleep
         self._key, self._stopped = _key(spec, environment)
+        if self._key is not None:
+            keep_secret(self._key)
         self._n_failed_in_a_row = 0
         self._lock = threading.Lock()
 
@@ -253,7 +256,8 @@ def _content(data: bytes) -> tuple[str, _Usage]:
         raise _RequestError("the answer was cut; raise max_answer_tokens", can_retry=False)
     if not choice.message.content:
         raise _RequestError("the answer is empty", can_retry=False)
-    return choice.message.content, response.usage or _Usage()
+    # A server may quote the key.
+    return redacted(choice.message.content), response.usage or _Usage()
 
 
 def _answer(text: str, kind: type[Answer]) -> Answer:

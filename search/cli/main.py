@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from types import TracebackType
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
+from evaluators.redaction import redacted
 from search.cli import (
     check,
     confirm,
@@ -109,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 2 the input is wrong, 130 interrupted; commands may add codes of their own. An unexpected exception
         is not caught: Python prints its traceback and exits with 1.
     """
+    sys.excepthook = _print_traceback
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = get_command(app).main(words, prog_name="apportion", standalone_mode=False)
@@ -132,9 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what Python would of an error that nobody expected, with secrets masked."""
+    print(
+        redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end=""
+    )
+
+
 def _refuse(text: str, code: int) -> int:
     sys.stdout.flush()
-    print(f"error: {one_line(text)}", file=sys.stderr)
+    print(f"error: {one_line(redacted(text))}", file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from evaluators.redaction import redacted
 from search.errors import StudyError
 
 
@@ -48,12 +49,12 @@ def print_json(data: Any) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file whole: beside it first, then renamed.
+    """Write a file whole: beside it first, then renamed. Secrets in the text are masked.
 
     Raises:
         StudyError: The place cannot be written to.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, redacted(text).encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

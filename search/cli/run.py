@@ -49,9 +49,7 @@ def run(
     from search.study import Study
 
     warnings = checked.warning_lines
-    created = Study.create(
-        checked.spec, study, results, _command(), warnings=warnings, say=_say
-    )
+    created = Study.create(checked.spec, study, results, _command(), warnings=warnings, say=_say)
     _drive(created, as_json)
 
 

@@ -9,6 +9,7 @@ from search.export.card import model_card
 from search.export.folder import whole_folder
 from search.export.job import Job, Means
 from search.export.trained import trained_model
+from search.folders import write_whole
 from search.stages.save import save_model
 
 LOAD = """\
@@ -34,5 +35,5 @@ def export(job: Job, out: Path, means: Means) -> list[str]:
         model = trained_model(job, means)
         save_model(model.ref, part, "merged")
         card = model_card(job, "transformers", LOAD, model.origin)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        write_whole(part / "README.md", card)
     return [f"model: {out}"]

@@ -9,6 +9,7 @@ from search.export.card import model_card
 from search.export.folder import whole_folder
 from search.export.job import Job, Means
 from search.export.trained import trained_model
+from search.folders import write_whole
 from search.stages.save import save_model
 from spaces.recipe import Full, Recipe, Stage
 
@@ -44,7 +45,7 @@ def export(job: Job, out: Path, means: Means) -> list[str]:
             origin += f" The base was quantised to {job.spec.base.bits} bits while it trained."
         load = LOAD.format(base=model.ref.base_name, dtype=job.spec.base.dtype)
         card = model_card(job, "peft", load, origin)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        write_whole(part / "README.md", card)
     return [f"adapter: {out}", f"base:    {model.ref.base_name}"]
 
 

@@ -14,6 +14,7 @@ from search.errors import SpecError
 from search.export.card import model_card
 from search.export.folder import whole_folder, write_jsonl
 from search.export.job import Job, Means
+from search.folders import write_whole
 from search.recipe_file import recipe_text
 from search.sources import Source, read_source
 from search.spec import SourceSpec
@@ -56,13 +57,13 @@ def export(job: Job, out: Path, means: Means) -> list[str]:
             }
         )
         text = recipe_text(alone, recipe, job.record.number, part, part)
-        (part / "recipe.yaml").write_text(text, encoding="utf-8")
+        write_whole(part / "recipe.yaml", text)
         origin = (
             "recipe.yaml and the rows it trains on; on equal versions, device and number of threads it gives the "
             "trial's weights, bit for bit."
         )
         card = model_card(job, "apportion", LOAD, origin)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        write_whole(part / "README.md", card)
     return [f"recipe: {out / 'recipe.yaml'}"]
 
 

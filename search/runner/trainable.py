@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from evaluators.redaction import redacted
 from search.folders import StudyFolder
 from search.holding import Fence
 from search.origin import check_origin
@@ -89,7 +90,7 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         except Exception as error:
             # Whatever it is, no trial can run here, and the searcher must hear why: Ray keeps the error of a failed
             # set-up to itself.
-            self._fault = f"{type(error).__name__}: {error}"
+            self._fault = redacted(f"{type(error).__name__}: {error}")
 
     def _open_store(self) -> StageStore | None:
         root = self._folder.store_root(self._spec, self._root)

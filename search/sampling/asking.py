@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from evaluators.redaction import redacted
 from evaluators.scores import Score
 from search.front import front_mask
 from search.records import Boundary, Proposal, TrialRecord
@@ -163,7 +164,7 @@ class Asker:
         trial.set_user_attr(_SECONDS, round(record.seconds.total, 3))
         trial.set_user_attr(BOUNDARIES, self._boundaries(record))
         if record.state in ("FAIL", "PRUNED"):
-            trial.set_user_attr(REASON, (record.reason or "")[:2000])
+            trial.set_user_attr(REASON, redacted(record.reason or "")[:2000])
             if record.state == "FAIL":
                 # A failed recipe may be tried again: the fault may have been mended.
                 self._seen.pop(trial.user_attrs[_DIGEST], None)
