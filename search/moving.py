@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from evaluators.behaviours.retention import prose_passages
 from evaluators.tokens import prompt_ids
 from search.errors import StudyError
 from search.explanations import ExplanationFolder
 from search.folders import StudyFile, StudyFolder
+from search.holding import take_hold
 from search.lab import recipe_prefixes
 from search.moved.records import (
     Activations,
@@ -78,7 +77,7 @@ def measure_moved(
     lacking = [at for at, digest in enumerate(digests) if not _is_stored(store, digest)]
     if lacking and not may_train:
         raise StudyError(_lack_text(record, lacking, folder.path, spec.store.enabled))
-    with _working_folder(folder) as work:
+    with _working_folder(folder, say) as work:
         base = ResidentBase.load(
             spec.base,
             root,
@@ -318,17 +317,11 @@ def _in_turn(lists: Sequence[Sequence[Row]]) -> Iterator[Row]:
 
 
 @contextmanager
-def _working_folder(folder: StudyFolder) -> Iterator[Path]:
+def _working_folder(folder: StudyFolder, say: Callable[[str], None]) -> Iterator[Path]:
     """Make a folder for files as large as the model; one process at a time, and what a killed one left goes first."""
     explanations = ExplanationFolder(folder)
     explanations.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(explanations.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"{folder.path}: another process trains for an explanation; wait for it or stop it first"
-        ) from error
+    hold = take_hold(folder.path, "explain", say)
     work = explanations.path / ".moved"
     try:
         shutil.rmtree(work, ignore_errors=True)
@@ -336,4 +329,4 @@ def _working_folder(folder: StudyFolder) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        lock.release()
+        hold.release()
