@@ -9,7 +9,7 @@ from tiny import STUDY, write_data, write_model
 
 from search.folders import StudyFile, StudyFolder, utc_now
 from search.lab import Lab
-from search.records import Proposal
+from search.records import Proposal, TrialRecord
 from search.spec import BudgetSpec
 from search.store import StageStore
 from search.trial import TrialRun
@@ -44,8 +44,20 @@ def write_inputs(folder: Path, study: str = STUDY) -> Path:
     return folder
 
 
-def trained_study(inputs: Path, place: Path, recipes: dict[int, Recipe]) -> Path:
-    """Train and score recipes as trials of the study; return its results folder."""
+def trained_study(
+    inputs: Path,
+    place: Path,
+    recipes: dict[int, Recipe],
+    untrained: dict[int, Recipe] | None = None,
+) -> Path:
+    """Train and score recipes as trials of the study; return its results folder.
+
+    Args:
+        inputs: See `write_inputs`.
+        place: The results folder.
+        recipes: By number.
+        untrained: Recipes that only get a record, for what looks no further than at that.
+    """
     folder = StudyFolder(place)
     folder.make()
     folder.write_study((inputs / "study.yaml").read_text())
@@ -61,4 +73,10 @@ def trained_study(inputs: Path, place: Path, recipes: dict[int, Recipe]) -> Path
         while not run.step():
             pass
         assert run.record.state == "COMPLETE", run.record.reason
+    for number, recipe in (untrained or {}).items():
+        record = TrialRecord(
+            number=number, state="COMPLETE", params={}, recipe=recipe, seed=5, started_at=utc_now()
+        )
+        folder.trial(number).clear()
+        folder.trial(number).write_record(record)
     return folder.path

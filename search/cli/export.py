@@ -16,7 +16,8 @@ Examples:
   apportion export results/inner_voice 7 --to merged                 # a plain model with a card
   apportion export results/inner_voice 7 --to peft --out my_adapter
   apportion export results/inner_voice 7 --to merged --train         # train again what the store has lost
-  apportion export results/inner_voice 7 --to recipe --out my_recipe"""
+  apportion export results/inner_voice 7 --to recipe --out my_recipe
+  apportion export results/inner_voice 7 --to trl --out my_runs      # then: bash my_runs/run.sh"""
 
 
 def export(
@@ -28,7 +29,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="`peft` (an adapter), `merged` (a model), `recipe` (recipe.yaml with its rows).",
+            help="`peft` (an adapter), `merged` (a model), `recipe` (recipe.yaml with its rows), `trl` "
+            "(configurations, rows and a script for that tool).",
         ),
     ],
     out: Annotated[

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from search.errors import SpecError
 from search.folders import to_json
+
+KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
+"""Endings of what transformers reads of a model's folder, code of its own left out."""
 
 
 @contextmanager
@@ -41,3 +46,18 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(to_json(row) + "\n" for row in rows)
+
+
+def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a configuration for YAML 1.1, which other tools read and in which a plain `no` is false."""
+    path.write_text(
+        yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Copy what transformers reads of a model's folder."""
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in KEPT:
+            shutil.copyfile(path, folder / path.name)

@@ -6,13 +6,12 @@ seed, stays what it was. A base in a local folder is copied; one on the hub or i
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from search.base_files import resolve_base
 from search.errors import SpecError
 from search.export.card import model_card
-from search.export.folder import whole_folder, write_jsonl
+from search.export.folder import copy_model, whole_folder, write_jsonl
 from search.export.job import Job, Means
 from search.folders import write_whole
 from search.recipe_file import recipe_text
@@ -46,7 +45,9 @@ def export(job: Job, out: Path, means: Means) -> list[str]:
         written = {name: _written(source, part) for name, source in sources.items()}
         base = spec.base
         if base.path is not None:
-            _copy_base(job, part / BASE)
+            found = resolve_base(base, job.root).folder
+            assert found is not None
+            copy_model(found, part / BASE)
             base = base.model_copy(update={"path": BASE})
         alone = spec.model_copy(
             update={
@@ -77,13 +78,3 @@ def _written(source: Source, folder: Path) -> SourceSpec:
             f"sources.{source.name}: its rows change when they are written as JSON; convert the source to .jsonl first"
         )
     return spec
-
-
-def _copy_base(job: Job, folder: Path) -> None:
-    found = resolve_base(job.spec.base, job.root).folder
-    assert found is not None
-    folder.mkdir()
-    for path in sorted(found.iterdir()):
-        is_needed = path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
-        if path.is_file() and is_needed:
-            shutil.copyfile(path, folder / path.name)

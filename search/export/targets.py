@@ -18,6 +18,7 @@ TARGETS = {
     "peft": "search.export.peft",
     "merged": "search.export.merged",
     "recipe": "search.export.recipe",
+    "trl": "search.export.trl",
 }
 """Name to module."""
 Export = Callable[[Job, Path, Means], list[str]]

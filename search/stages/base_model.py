@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from search.base_files import BaseFiles, resolve_base
 from search.errors import SpecError
@@ -186,3 +186,21 @@ def pretrained_place(files: BaseFiles) -> tuple[str, str | None]:
         path = hf_hub_download(files.location, files.gguf_file, revision=files.revision)
         folder = Path(path).parent
     return str(converted_gguf(folder, files.gguf_file)), None
+
+
+def skeleton(spec: BaseSpec, root: Path) -> Any:
+    """Return a base model without weights: modules and parameters have names and shapes alone.
+
+    Raises:
+        SpecError: Its files are not there, or its configuration is of no causal language model.
+    """
+    folder, revision = pretrained_place(resolve_base(spec, root))
+    try:
+        config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = one_line(str(error))[:200]
+        raise SpecError(
+            f"base: the configuration of {folder} cannot be read ({reason}); correct config.json"
+        ) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -21,11 +20,10 @@ from search.messages import one_line
 from search.sources import Source
 from search.spec import BaseSpec, TrainingSpec
 from search.stages.base_model import pretrained_place
-from search.stages.mix import StagePlan, plan_stage
-from search.stages.run import METHODS
-from search.stages.tokens import IGNORED, TokenRow, TokenRows, tokenise, unpaired
+from search.stages.drawing import Drawing
+from search.stages.mix import StagePlan
+from search.stages.tokens import IGNORED, TokenRow, TokenRows, tokenise
 from search.stages.weights import tokenizer_hash
-from spaces.loss import mix_sources
 from spaces.recipe import Stage
 
 UNCUT = 2**40
@@ -192,19 +190,8 @@ def plan_draw(
     Raises:
         DataError: A source has no row that can be trained on.
     """
-    counts: dict[str, dict[str, Sequence[int]]] = {}
-    for loss, term in stage.losses.items():
-        if loss == "kl" or not term.is_active:
-            continue
-        counts[loss] = {}
-        for name in mix_sources(term):
-            if sources[name].format not in import_module(METHODS[loss]).FORMATS:
-                raise DataError(f"source {name}: {loss} cannot train on {sources[name].format}")
-            rows = reading.rows(sources[name])
-            counts[loss][name] = (unpaired(rows) if loss == "kto" else rows).n_tokens
-    hashes = {name: source.content_hash for name, source in sources.items()}
-    rows_per_step = reading.training.rows_per_step
-    return plan_stage(stage.losses, counts, seed, stage.dose_tokens, rows_per_step, hashes)
+    drawing = Drawing(sources, reading.training, reading.tokenizer, reading.hash)
+    return drawing.plan(stage, drawing.rows(stage), seed, {})
 
 
 def _prompt_ids(prompt: Any, source: Source, reading: Reading) -> list[int]:

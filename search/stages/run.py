@@ -14,20 +14,20 @@ from importlib import import_module
 
 import torch
 
-from search.errors import DataError, StageError
+from search.errors import StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
-from search.stages.going_on import Earlier, draws_again, places_after
+from search.stages.drawing import Drawing
+from search.stages.going_on import Earlier
 from search.stages.joint import LOSSES
-from search.stages.mix import Places, StagePlan, passes_conflict, plan_stage, steps_within
+from search.stages.mix import StagePlan, passes_conflict, steps_within
 from search.stages.model_ref import ModelRef
 from search.stages.pausing import PausableLoop, Presentable, Randomness
 from search.stages.persist import Keep, StageWeights
 from search.stages.schedule import make_optimizer
-from search.stages.tokens import TokenRow, TokenRows, tokenise, unpaired
+from search.stages.tokens import TokenRow, TokenRows
 from search.stages.trainer import Batch, Memory, Setting, Step, Trained, scratch_folder
-from spaces.loss import mix_sources
 from spaces.recipe import Stage
 
 STAGE_VERSION = "2"
@@ -126,9 +126,10 @@ class StageSession:
         """Plan the rows and make weights trainable; arguments and errors as of `run_stage`."""
         started = time.monotonic()
         self._ref, self._stage = ref, stage
-        self._token_rows = _token_rows(ref, stage, sources, training)
-        places = _places(ref, stage, sources, training, earlier)
-        self._plan = plan = _plan(stage, self._token_rows, sources, training, seed, places)
+        drawing = Drawing(sources, training, ref.tokenizer, ref.tokenizer_hash)
+        self._token_rows = drawing.rows(stage)
+        places = drawing.places(stage, earlier)
+        self._plan = plan = drawing.plan(stage, self._token_rows, seed, places)
         conflict = passes_conflict(plan, stage.dose_tokens, stage.max_passes)
         if conflict is not None:
             raise StageError(conflict)
@@ -265,65 +266,6 @@ class StageSession:
             )
             for step in self._plan.steps
         ]
-
-
-def _token_rows(
-    ref: ModelRef, stage: Stage, sources: Mapping[str, Source], training: TrainingSpec
-) -> dict[str, dict[str, TokenRows]]:
-    """Return the tokenised sources of each loss that has a weight at any time."""
-    found: dict[str, dict[str, TokenRows]] = {}
-    for loss, term in stage.losses.items():
-        if loss == "kl" or not term.is_active:
-            continue
-        formats = import_module(METHODS[loss]).FORMATS
-        found[loss] = {}
-        for name in mix_sources(term):
-            source = sources[name]
-            if source.format not in formats:
-                raise DataError(
-                    f"source {name}: {loss} cannot train on format {source.format}; "
-                    f"it takes {', '.join(formats)}"
-                )
-            tokens = tokenise(
-                source, ref.tokenizer, ref.tokenizer_hash, training.max_length, training.loss_on
-            )
-            found[loss][name] = unpaired(tokens) if loss == "kto" else tokens
-    return found
-
-
-def _plan(
-    stage: Stage,
-    token_rows: Mapping[str, Mapping[str, TokenRows]],
-    sources: Mapping[str, Source],
-    training: TrainingSpec,
-    seed: int,
-    places: Places,
-) -> StagePlan:
-    counts = {
-        loss: {name: tokens.n_tokens for name, tokens in rows.items()}
-        for loss, rows in token_rows.items()
-    }
-    hashes = {name: source.content_hash for name, source in sources.items()}
-    return plan_stage(
-        stage.losses, counts, seed, stage.dose_tokens, training.rows_per_step, hashes, places
-    )
-
-
-def _places(
-    ref: ModelRef,
-    stage: Stage,
-    sources: Mapping[str, Source],
-    training: TrainingSpec,
-    earlier: Sequence[Earlier],
-) -> Places:
-    """Return where a stage begins in its sources: where the plans of the stages before it end."""
-    hashes = {name: source.content_hash for name, source in sources.items()}
-
-    def plan(one: Stage, seed: int, places: Places) -> Places:
-        rows = _token_rows(ref, one, sources, training)
-        return _plan(one, rows, sources, training, seed, places).places
-
-    return places_after(earlier, plan) if draws_again(stage, earlier, hashes) else {}
 
 
 def _batches(

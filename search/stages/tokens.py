@@ -36,6 +36,8 @@ class TokenRows:
     """Training tokens of each row; of a pair, prompt and chosen answer plus prompt and rejected answer."""
     n_dropped: int
     """Rows left out because `max_length` leaves nothing to learn of them."""
+    numbers: tuple[int, ...]
+    """Position of each row in the source, from 0; the halves of a pair have the same."""
 
 
 def tokenise(
@@ -76,28 +78,34 @@ def _tokenised(source: Source, tokenizer: Any, max_length: int, loss_on: str) ->
             f"use {', '.join(readers)}"
         )
     reader = _Reader(source, tokenizer, max_length, loss_on)
-    rows = [row for row in readers[source.format](reader) if row is not None]
+    read = enumerate(readers[source.format](reader))
+    kept = {at: row for at, row in read if row is not None}
+    rows = tuple(kept.values())
     if not rows:
         raise DataError(
             f"source {source.name}: every prompt fills max_length {max_length}; raise it or "
             "shorten the prompts"
         )
     n_dropped = len(source.rows) - len(rows)
-    return TokenRows(tuple(rows), tuple(_n_tokens(row) for row in rows), n_dropped)
+    return TokenRows(rows, tuple(_n_tokens(row) for row in rows), n_dropped, tuple(kept))
 
 
 def unpaired(tokens: TokenRows) -> TokenRows:
     """Return preference pairs as two unpaired answers each, the chosen one first; other rows as they are."""
     rows: list[TokenRow] = []
-    for row in tokens.rows:
+    numbers: list[int] = []
+    for number, row in zip(tokens.numbers, tokens.rows, strict=True):
         if "chosen_ids" not in row:
             rows.append(row)
+            numbers.append(number)
             continue
+        numbers += [number, number]
         for field, label in (("chosen_ids", True), ("rejected_ids", False)):
             rows.append(
                 {"prompt_ids": row["prompt_ids"], "completion_ids": row[field], "label": label}
             )
-    return TokenRows(tuple(rows), tuple(_n_tokens(row) for row in rows), tokens.n_dropped)
+    counts = tuple(_n_tokens(row) for row in rows)
+    return TokenRows(tuple(rows), counts, tokens.n_dropped, tuple(numbers))
 
 
 def _n_tokens(row: TokenRow) -> int:

@@ -96,7 +96,7 @@ def test_a_repeat_goes_on_in_its_data_also_from_the_store(
         planned.append([at for step in found.steps for _, at in step.rows["sft"]])
         return found
 
-    monkeypatch.setattr("search.stages.run.plan_stage", noted)
+    monkeypatch.setattr("search.stages.drawing.plan_stage", noted)
     once = stage(lora())
     twice = Recipe(stages=(once, once))
     whole = Recipe(stages=(once.model_copy(update={"dose_tokens": 240}),))
