@@ -197,7 +197,7 @@ MARGINS = dict.fromkeys(SCORES, MARGIN)
 
 
 def explained_claims(
-    law: Law, seed: int, seeds: Sequence[int] = (0,), spread: float = 0.0
+    law: Law, seed: int, seeds: Sequence[int] = (0, 1), spread: float = 0.0
 ) -> list[Verdict]:
     """Return what is claimed of `a > b > c` when all its subsets are trained with these seeds."""
     lattice = Lattice(ABC)
@@ -210,7 +210,7 @@ def explained_claims(
 def explained_orders(law: Law, seed: int) -> OrderEffects:
     """Return what order and repeats do to `a > b`."""
     recipes = [AB, *(other for _, other in designed(AB) if other is not None)]
-    return order_effects(World(law, seed).known(recipes), AB, SCORES)
+    return order_effects(World(law, seed).known(recipes, (0, 1)), AB, SCORES)
 
 
 def shown_orders(effects: OrderEffects) -> set[tuple[str, str]]:

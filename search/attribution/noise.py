@@ -46,7 +46,10 @@ class Effect(Record):
     p: float | None = Field(default=None, ge=0, le=1)
     """Two-sided p-value of no difference."""
     holm: float | None = Field(default=None, ge=0, le=1)
-    """The same after Holm's correction for all effects it was looked at with."""
+    """The same after Holm's correction for all effects it was looked at with; None where training noise is not known."""
+    has_training_noise: bool = True
+    """Whether the interval knows how far trainings with other seeds lie apart. Without, it holds for these very models
+    and says nothing of their recipes, so nothing is claimed from it."""
 
     @property
     def is_shown(self) -> bool:
@@ -60,6 +63,10 @@ class Effect(Record):
         # The interval holds 95 %; the tests ask for the one of 90 %, which is shorter by a known factor.
         half = (self.high - self.low) / 2 * _NINETY
         return -margin < self.value - half and self.value + half < margin
+
+    def is_shown_within(self, margin: float) -> bool:
+        """Return whether recipes, and not these very models alone, differ by less than a margin."""
+        return self.has_training_noise and self.is_within(margin)
 
 
 _NINETY = float(special.ndtri(0.95) / special.ndtri(0.975))
@@ -80,10 +87,11 @@ def effect(terms: Iterable[tuple[float, Estimate]]) -> Effect:
         seeds += weight**2 * estimate.seed_variance
         df = max(df, estimate.seed_df)
     if not is_known:
-        return Effect(value=value)
+        return Effect(value=value, has_training_noise=df > 0)
     variance = items + seeds
     freedom = variance**2 / (seeds**2 / df) if seeds > 0 and df else math.inf
-    return with_interval(value, math.sqrt(variance), freedom)
+    found = with_interval(value, math.sqrt(variance), freedom)
+    return found.model_copy(update={"has_training_noise": df > 0})
 
 
 def with_interval(value: float, stderr: float, freedom: float = math.inf) -> Effect:
@@ -124,8 +132,8 @@ def holm_corrected(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def corrected_together(effects: Sequence[Effect]) -> list[Effect]:
-    """Return effects with Holm's correction over all of them."""
-    corrected = holm_corrected([each.p for each in effects])
+    """Return effects with Holm's correction over all of them that know the noise of training; the rest stay without."""
+    corrected = holm_corrected([each.p if each.has_training_noise else None for each in effects])
     return [
         each.model_copy(update={"holm": holm})
         for each, holm in zip(effects, corrected, strict=True)

@@ -120,7 +120,7 @@ def sampled_shapley(
     measured = weighted({subset: w / n_used for subset, w in weights.items()}, scored)
     assert measured is not None
     if measured.stderr is None:
-        return Effect(value=measured.value)
+        return measured
     left = 1 - n_used / math.factorial(n)
     sampling = float(np.var(marginals, ddof=1)) / n_used * left
     stderr = math.sqrt(sampling + measured.stderr**2)
@@ -131,6 +131,7 @@ def sampled_shapley(
         stderr=stderr,
         low=measured.value - half,
         high=measured.value + half,
+        has_training_noise=measured.has_training_noise,
     )
 
 

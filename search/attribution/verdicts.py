@@ -1,7 +1,8 @@
 """What an explanation says, in sentences that code makes from its numbers.
 
 A verdict is claimed only where an effect is beyond noise after correction, or where it is shown to lie within the
-margin: absence of evidence is called just that.
+margin: absence of evidence is called just that. The noise of training must be known, from recipes with several seeds:
+explanations from one seed claimed an effect in 168 of 200 worlds without any (results/benchmarks/attribution.md).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _together(explanation: Explanation, score: str, one: str, other: str) -> lis
     overlap = explanation.worth("overlap", score, one, other)
     leaving = [explanation.worth("left_out", score, unit) for unit in (one, other)]
     is_loss = overlap is not None and overlap.effect.is_shown and overlap.effect.value * sign > 0
-    if both and is_loss and all(each and each.effect.is_within(margin) for each in leaving):
+    if both and is_loss and all(each and each.effect.is_shown_within(margin) for each in leaving):
         text = (
             f"Either of {one} and {other} would do for {score}: without one of them it changes by less than "
             f"{margin:.2g}, with both it is {effect_text(both.effect)} against with neither."
@@ -134,7 +135,8 @@ def _useless(explanation: Explanation, unit: str) -> list[Verdict]:
             worth = explanation.worth(kind, score, unit)
             if worth is None or worth.is_partial:
                 return []
-            if worth.effect.is_shown or not worth.effect.is_within(explanation.margins[score]):
+            margin = explanation.margins[score]
+            if worth.effect.is_shown or not worth.effect.is_shown_within(margin):
                 return []
     within = ", ".join(f"{score} {explanation.margins[score]:.2g}" for score in explanation.scores)
     text = f"{unit} could be left out: no score changes by more than its margin ({within})."

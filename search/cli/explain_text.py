@@ -46,7 +46,8 @@ def print_explanation(
             console,
             "noise",
             "intervals are from items alone: no recipe was trained with two seeds, so what differs from training to "
-            "training is not in them, and what is claimed holds for these very trainings (--train --seeds 3)",
+            "training is not in them. They hold for these very models; of their recipes nothing is claimed "
+            "(--train, or apportion confirm)",
         )
     console.print()
     console.print(_steps_table(explanation))
@@ -56,7 +57,9 @@ def print_explanation(
     console.print()
     for claim in claims:
         say(console, "so", claim.text)
-    if not claims:
+    if not claims and explanation.n_seeds < 2:
+        say(console, "so", "nothing is claimed from one seed of each recipe.")
+    elif not claims:
         lacks = "; what is missing may tell more" if explanation.missing else ""
         say(
             console,

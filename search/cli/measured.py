@@ -43,7 +43,10 @@ class OpenedStudy:
         spec = load_study(folder.study_yaml)
         trials = folder.records()
         outside = ExplanationFolder(folder).records()
-        return cls(folder, file, spec, trials, outside, Known.of([*trials, *outside]))
+        # Fresh seeds of confirmed trials tell how far trainings lie apart.
+        fresh = [each.read_record() for each in folder.replicate_folders()]
+        records = [*trials, *outside, *(each for each in fresh if each is not None)]
+        return cls(folder, file, spec, trials, outside, Known.of(records))
 
     @property
     def objectives(self) -> dict[str, Direction]:

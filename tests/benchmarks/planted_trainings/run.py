@@ -1,0 +1,151 @@
+"""Do explanations find what was planted in real trainings of a small model, and claim what is not there?
+
+    python tests/benchmarks/planted_trainings/run.py --worlds 0 20 [--problems useless order] [--out FOLDER]
+
+For each problem (problems.py) and world it writes base, data and study, trains the recipe as a trial, and lets
+`apportion explain` train the rest, with one seed of each recipe and with two. Lines of results are appended to
+FOLDER/claims.jsonl as they come; called again, it goes on where it was and prints the table over what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from problems import PROBLEMS, Problem
+from world import World
+
+from search.cli.main import main as apportion
+from search.folders import StudyFile, StudyFolder, utc_now
+from search.lab import Lab
+from search.records import Proposal
+from search.spec import BudgetSpec
+from search.store import StageStore
+from search.trial import TrialRun
+from search.yaml_file import load_study
+from spaces.params import Params
+from spaces.space import Space
+
+OUT = Path(__file__).parents[3] / ".demo" / "planted_trainings"
+N_TRIALS = 20
+"""Of a study of doses."""
+N_SEEDS = (1, 2)
+MARGIN = "0.1"
+Result = dict[str, Any]
+
+
+def run(name: str, seed: int) -> Result:
+    """Train one problem in one world and return what explanations say of it."""
+    began = time.process_time()
+    with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
+        folder = Path(scratch)
+        world = World(seed)
+        problem = PROBLEMS[name](world)
+        problem.write(folder, name, world)
+        study, lab, space = opened(folder)
+        is_dose = len(problem.order) == 1
+        if is_dose:
+            draw = random.Random(f"doses {seed}")
+            drawn = [{"order": "a", "a.dose_tokens": dose(draw)} for _ in range(N_TRIALS)]
+            for number, params in enumerate(drawn):
+                train(study, lab, space, number, params)
+            said: Result = {"doses": explained(study)["doses"]}
+        else:
+            train(study, lab, space, 0, {"order": " > ".join(problem.order)})
+            said = {
+                str(n): brief(explained(study, "0", "--train", "--order", "--seeds", str(n)))
+                if name == "order"
+                else brief(explained(study, "0", "--train", "--seeds", str(n)))
+                for n in N_SEEDS
+            }
+    return {"problem": name, "world": seed, "cpu": round(time.process_time() - began, 1), **said}
+
+
+def dose(draw: random.Random) -> int:
+    """Return a dose of 2 to 64 steps, evenly on the logarithm."""
+    return round(224 * 32 ** draw.random())
+
+
+def opened(folder: Path) -> tuple[StudyFolder, Lab, Space]:
+    """Return a study without trials, what its trainings share, and its space."""
+    study = StudyFolder(folder / "results")
+    study.make()
+    study.write_study((folder / "study.yaml").read_text())
+    study.write_file(
+        StudyFile(
+            root=str(folder), created_at=utc_now(), study_hash="0" * 16, budget=BudgetSpec(trials=1)
+        )
+    )
+    spec = load_study(study.study_yaml)
+    lab = Lab.load(spec, folder, StageStore(study.path / "store"))
+    return study, lab, Space(spec.influences, spec.order)
+
+
+def train(study: StudyFolder, lab: Lab, space: Space, number: int, params: Params) -> None:
+    """Train a recipe as a trial of the study."""
+    trial = TrialRun(lab, study.trial(number), Proposal(number, params, space.decode(params), None))
+    while not trial.step():
+        pass
+    if trial.record.state != "COMPLETE":
+        raise RuntimeError(f"{study.path}: {trial.record.reason}")
+
+
+def explained(study: StudyFolder, *words: str) -> Result:
+    """Return what `apportion explain` prints."""
+    text = StringIO()
+    with redirect_stdout(text), redirect_stderr(StringIO()):
+        code = apportion(["explain", str(study.path), *words, "--margin", MARGIN, "--json"])
+    if code:
+        raise RuntimeError(f"apportion explain {' '.join(words)} ended with {code}")
+    found: Result = json.loads(text.getvalue())
+    return found
+
+
+def brief(told: Result) -> Result:
+    """Return claims, effects and comparisons of an explanation."""
+    order = told["order"]
+    return {
+        "claims": [[c["kind"], c["units"], c["score"]] for c in told["claims"]],
+        "worths": [
+            [w["kind"], w["score"], w["units"], *(w["effect"][k] for k in ("value", "stderr", "holm"))]
+            for w in told["worths"]
+        ],
+        "order": order and [
+            [c["what"], score, *(effect[k] for k in ("value", "stderr", "holm"))]
+            for c in order["comparisons"]
+            for score, effect in c["effects"].items()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worlds", type=int, nargs=2, default=(0, 20), metavar=("FIRST", "END"))
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "claims.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {(r["problem"], r["world"]) for r in map(json.loads, lines)}
+    for seed in range(*options.worlds):
+        for name in options.problems:
+            if (name, seed) not in done:
+                result = run(name, seed)
+                with path.open("a") as stream:
+                    stream.write(json.dumps(result) + "\n")
+                print(name, seed, result["cpu"], flush=True)
