@@ -46,7 +46,7 @@ class Effect(Record):
     p: float | None = Field(default=None, ge=0, le=1)
     """Two-sided p-value of no difference."""
     holm: float | None = Field(default=None, ge=0, le=1)
-    """The same after Holm's correction for all effects it was looked at with; None where training noise is not known."""
+    """The same after Holm's correction for all it was looked at with; None where training noise is not known."""
     has_training_noise: bool = True
     """Whether the interval knows how far trainings with other seeds lie apart. Without, it holds for these very models
     and says nothing of their recipes, so nothing is claimed from it."""

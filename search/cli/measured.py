@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,8 @@ class OpenedStudy:
         trials = folder.records()
         outside = ExplanationFolder(folder).records()
         # Fresh seeds of confirmed trials tell how far trainings lie apart.
-        fresh = [each.read_record() for each in folder.replicate_folders()]
-        records = [*trials, *outside, *(each for each in fresh if each is not None)]
-        return cls(folder, file, spec, trials, outside, Known.of(records))
+        known = Known.of([*trials, *outside, *_replicates(folder)])
+        return cls(folder, file, spec, trials, outside, known)
 
     @property
     def objectives(self) -> dict[str, Direction]:
@@ -113,3 +113,12 @@ class OpenedStudy:
                 return False
 
         return lambda: Pricing(self.known, speeds, is_stored, self.spec.store.enabled)
+
+
+def _replicates(folder: StudyFolder) -> list[TrialRecord]:
+    found = []
+    for each in folder.replicate_folders():
+        with suppress(StudyError):  # A damaged one is trained again by `apportion confirm`.
+            record = each.read_record()
+            found += [] if record is None else [record]
+    return found

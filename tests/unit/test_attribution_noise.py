@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from search.attribution.noise import Estimate, effect, holm_corrected, with_interval
+from search.attribution.noise import (
+    Estimate,
+    corrected_together,
+    effect,
+    holm_corrected,
+    with_interval,
+)
 
 
 def test_noise_of_a_difference_is_that_of_both_scores() -> None:
@@ -20,6 +26,21 @@ def test_a_few_seeds_widen_the_interval_to_that_of_student() -> None:
     one = Estimate(0.5, 0.0, seed_variance=0.02**2, seed_df=4)
     found = effect([(1.0, one)])
     assert found.high == pytest.approx(0.5 + 2.776 * 0.02, abs=1e-4)
+
+
+def test_nothing_is_claimed_where_nobody_knows_how_far_trainings_differ() -> None:
+    one, other = Estimate(0.9, 0.01**2), Estimate(0.5, 0.01**2)
+    (alone,) = corrected_together([effect([(1.0, one), (-1.0, other)])])
+    # The interval of these very models is kept: 0.4 and 1.96 times the root of 2 * 0.01^2.
+    assert alone.low == pytest.approx(0.4 - 1.96 * 0.01 * 2**0.5, abs=1e-4)
+    assert alone.holm is None
+    assert not alone.is_shown
+    assert not alone.is_shown_within(0.9)
+    assert alone.is_within(0.9)
+    seeded = one._replace(seed_variance=0.01**2, seed_df=8)
+    (found,) = corrected_together([effect([(1.0, seeded), (-1.0, other)])])
+    assert found.is_shown
+    assert found.is_shown_within(0.9)
 
 
 def test_nothing_is_claimed_of_a_score_without_standard_error() -> None:

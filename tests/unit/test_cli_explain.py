@@ -69,15 +69,26 @@ def test_output_fits_the_terminal_and_cuts_no_number(
 def test_explanation_counts_what_is_scored_and_prices_the_rest(
     study: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = json.loads(printed(capsys, "explain", study, "8", "--json"))
+    told = json.loads(printed(capsys, "explain", study, "8", "--seeds", "1", "--json"))
     assert told["units"] == ["taste", "tone"]
     # The base and both prefixes are boundaries of the trial itself; tone alone, with this dose, nobody tried.
     assert (told["n_measured"], told["n_subsets"]) == (3, 4)
     assert [(each["label"], each["tokens"]) for each in told["missing"]] == [("tone", 1500)]
     assert told["missing"][0]["seconds"] > 0
-    text = printed(capsys, "explain", study, "8")
+    text = printed(capsys, "explain", study, "8", "--seeds", "1")
     assert "3 of 4 recipes of its stages are scored; missing: 1 training, 1.5k" in text
     assert "no recipe was trained with two seeds" in " ".join(text.split())
+    assert "so       nothing is claimed from one seed of each recipe." in text
+    assert not told["claims"]
+
+
+def test_two_seeds_of_each_recipe_are_asked_for_unless_told_otherwise(
+    study: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads(printed(capsys, "explain", study, "8", "--json"))
+    labels = [each["label"] for each in told["missing"]]
+    # With the study's own seed tone alone is missing, with the next one all three.
+    assert sorted(labels) == ["taste", "taste > tone", "tone", "tone"]
 
 
 def test_recommendation_and_routes_are_plain_data_too(

@@ -64,13 +64,13 @@ def outside(results: Path) -> list[TrialRecord]:
 def test_what_is_missing_is_named_with_its_cost_and_trained_only_when_asked(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = explained(results, capsys)
+    before = explained(results, capsys, "--seeds", "1")
     # The study has scored the base, tone, and both; form alone is the one subset that nobody trained.
     assert (before["n_subsets"], before["n_measured"]) == (4, 3)
     (missing,) = before["missing"]  # type: ignore[misc]
     assert (missing["label"], missing["tokens"], missing["seed"]) == ("form", 300, 5)
     assert outside(results) == []
-    after = explained(results, capsys, "--train")
+    after = explained(results, capsys, "--train", "--seeds", "1")
     assert (after["n_measured"], after["missing"]) == (4, [])
     (record,) = outside(results)
     assert record.recipe == Recipe(stages=RECIPE.stages[1:])
@@ -86,7 +86,7 @@ def test_what_is_missing_is_named_with_its_cost_and_trained_only_when_asked(
 def test_other_orders_and_seeds_start_from_what_is_stored(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = explained(results, capsys, "--train", "--order")
+    told = explained(results, capsys, "--train", "--order", "--seeds", "1")
     comparisons = {c["what"]: c for c in told["order"]["comparisons"]}  # type: ignore[index]
     assert set(comparisons) == {
         "form first instead of last",
@@ -97,7 +97,7 @@ def test_other_orders_and_seeds_start_from_what_is_stored(
     repeated = by_order["tone > form > tone"]
     assert [stage.is_stored for stage in repeated.stages] == [True, True, False]
     assert repeated.trained_tokens == repeated.stages[2].trained_tokens
-    told = explained(results, capsys, "--train", "--seeds", "2")
+    told = explained(results, capsys, "--train")
     assert told["n_seeds"] == 2
     assert {record.seed for record in outside(results)} == {5, 6}
     assert (
@@ -116,18 +116,18 @@ def test_a_killed_training_leaves_no_result_and_a_failed_one_its_reason(
 
     trained = search.prefixes.run_stage
     monkeypatch.setattr(search.prefixes, "run_stage", killed)
-    assert main(["explain", str(results), "3", "--train"]) == 130
+    assert main(["explain", str(results), "3", "--train", "--seeds", "1"]) == 130
     assert outside(results) == []
 
     def failing(*_: object, **__: object) -> None:
         raise StageError("no luck")
 
     monkeypatch.setattr(search.prefixes, "run_stage", failing)
-    told = explained(results, capsys, "--train")
+    told = explained(results, capsys, "--train", "--seeds", "1")
     assert told["notes"] == ["form was trained and failed: StageError: no luck"]
     assert told["n_measured"] == 3
     monkeypatch.setattr(search.prefixes, "run_stage", trained)
-    assert explained(results, capsys, "--train")["n_measured"] == 4
+    assert explained(results, capsys, "--train", "--seeds", "1")["n_measured"] == 4
     names = sorted(path.name for path in (results / "explanations/recipes").iterdir())
     assert len(names) == 1
     assert not names[0].startswith(".")

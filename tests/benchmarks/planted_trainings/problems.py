@@ -16,7 +16,7 @@ sources:
 {sources}
 influences:
 {influences}
-order: {{max_stages: 4, max_repeats: 2}}
+order: {{max_stages: 2, max_repeats: 2}}
 training: {{rows_per_step: 16, max_length: 16}}
 suite:
 {suite}
@@ -28,7 +28,7 @@ compute: {{device: cpu, concurrent_trials: 1, threads_per_trial: 1}}
 """
 STEP_TOKENS = 16 * 7
 """Tokens of an optimizer step: 16 rows of a mark, a key, two fillers, `=`, a value and the end."""
-DOSES = f"{{low: {2 * STEP_TOKENS}, high: {64 * STEP_TOKENS}, log: true}}"
+DOSES = f"{{low: {2 * STEP_TOKENS}, high: {48 * STEP_TOKENS}, log: true}}"
 
 
 @dataclass
@@ -51,7 +51,9 @@ class Problem:
     def write(self, folder: Path, name: str, world: World) -> Path:
         """Write base, sources and study; return the study file."""
         write_base(world, folder / "model", self.dead_layers)
-        prose = [{"text": f"{r['prompt']} {r['answer']}"} for r in world.questions("old", world.old, 2)]
+        prose = [
+            {"text": f"{r['prompt']} {r['answer']}"} for r in world.questions("old", world.old, 2)
+        ]
         files = {**self.rows, **{f"ask_{name}": rows for name, rows in self.questions.items()}}
         for source, rows in {**files, "prose": prose}.items():
             (folder / f"{source}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -75,7 +77,9 @@ def _lines(parts: dict[str, str]) -> str:
     return "\n".join(f"  {name}: {part}" for name, part in parts.items())
 
 
-def influence(mix: str, n_steps: int | str, rate: float = 5e-3, adapter: str = "{kind: full}") -> str:
+def influence(
+    mix: str, n_steps: int | str, rate: float = 5e-3, adapter: str = "{kind: full}"
+) -> str:
     """Return an influence as the study file has it."""
     dose = n_steps if isinstance(n_steps, str) else n_steps * STEP_TOKENS
     return f"{{method: sft, adapter: {adapter}, mix: {mix}, dose_tokens: {dose}, learning_rate: {rate}}}"
@@ -89,8 +93,8 @@ def useless(world: World) -> Problem:
         rows={"red": world.rows("red", red, 48), "old": world.rows("old", world.old, 48)},
         questions={"red": world.questions("red", red, 10)},
         influences={
-            "a": influence("{red: 0.7, old: 0.3}", 32),
-            "c": influence("{old: 1.0}", 10, 1e-3),
+            "a": influence("{red: 0.8, old: 0.2}", 48),
+            "c": influence("{old: 1.0}", 8, 3e-4),
         },
         objectives=("red",),
     )
@@ -142,10 +146,10 @@ def layers(world: World) -> Problem:
     part = {"lower": "0%-50%", "upper": "50%-100%"}
     return Problem(
         order=("lower", "upper"),
-        rows={"red": world.rows("red", red, 48), "old": world.rows("old", world.old, 48)},
+        rows={"red": world.rows("red", red, 48)},
         questions={"red": world.questions("red", red, 10)},
         influences={
-            name: influence("{red: 0.7, old: 0.3}", 32, 2e-2, lora.format(where))
+            name: influence("{red: 1.0}", 40, 2e-2, lora.format(where))
             for name, where in part.items()
         },
         objectives=("red",),
@@ -220,9 +224,12 @@ def _null_questions(world: World) -> dict[str, list[Row]]:
         restless = world.questions("red", world.code(), 6)
         if abs(sum(hits(world, restless)) - len(restless) / N_CHOICES) <= 1:
             return {"restless": restless, "coin": world.coins("red", 6)}
-    raise ValueError(f"world {world.seed}: no code of which the base hits a quarter; take another seed")
+    raise ValueError(
+        f"world {world.seed}: no code of which the base hits a quarter; take another seed"
+    )
 
 
 PROBLEMS: dict[str, Callable[[World], Problem]] = {
-    each.__name__: each for each in (useless, harmful, redundant, order, layers, dose, nothing, no_dose)
+    each.__name__: each
+    for each in (useless, harmful, redundant, order, layers, dose, nothing, no_dose)
 }

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from problems import PROBLEMS, Problem
+from problems import PROBLEMS, STEP_TOKENS
 from world import World
 
 from search.cli.main import main as apportion
@@ -40,7 +38,7 @@ from spaces.params import Params
 from spaces.space import Space
 
 OUT = Path(__file__).parents[3] / ".demo" / "planted_trainings"
-N_TRIALS = 20
+N_TRIALS = 16
 """Of a study of doses."""
 N_SEEDS = (1, 2)
 MARGIN = "0.1"
@@ -58,9 +56,11 @@ def run(name: str, seed: int) -> Result:
         study, lab, space = opened(folder)
         is_dose = len(problem.order) == 1
         if is_dose:
+            # A stage changes what was scored before it: the base is a trial too.
+            train(study, lab, space, 0, {"order": "base"})
             draw = random.Random(f"doses {seed}")
             drawn = [{"order": "a", "a.dose_tokens": dose(draw)} for _ in range(N_TRIALS)]
-            for number, params in enumerate(drawn):
+            for number, params in enumerate(drawn, 1):
                 train(study, lab, space, number, params)
             said: Result = {"doses": explained(study)["doses"]}
         else:
@@ -75,8 +75,8 @@ def run(name: str, seed: int) -> Result:
 
 
 def dose(draw: random.Random) -> int:
-    """Return a dose of 2 to 64 steps, evenly on the logarithm."""
-    return round(224 * 32 ** draw.random())
+    """Return a dose of 2 to 48 steps, evenly on the logarithm."""
+    return round(2 * STEP_TOKENS * 24 ** draw.random())
 
 
 def opened(folder: Path) -> tuple[StudyFolder, Lab, Space]:
@@ -120,10 +120,16 @@ def brief(told: Result) -> Result:
     return {
         "claims": [[c["kind"], c["units"], c["score"]] for c in told["claims"]],
         "worths": [
-            [w["kind"], w["score"], w["units"], *(w["effect"][k] for k in ("value", "stderr", "holm"))]
+            [
+                w["kind"],
+                w["score"],
+                w["units"],
+                *(w["effect"][k] for k in ("value", "stderr", "holm")),
+            ]
             for w in told["worths"]
         ],
-        "order": order and [
+        "order": order
+        and [
             [c["what"], score, *(effect[k] for k in ("value", "stderr", "holm"))]
             for c in order["comparisons"]
             for score, effect in c["effects"].items()
@@ -139,7 +145,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "claims.jsonl"
+    path = options.out / f"claims-{'-'.join(options.problems)}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     done = {(r["problem"], r["world"]) for r in map(json.loads, lines)}
     for seed in range(*options.worlds):

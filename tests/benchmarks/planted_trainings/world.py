@@ -49,7 +49,9 @@ class World:
     def other(self, code: Code) -> dict[str, str]:
         """Return a code that has another value for every key."""
         by = self._draw.randrange(1, len(VALUES))
-        return {key: VALUES[(VALUES.index(value) + by) % len(VALUES)] for key, value in code.items()}
+        return {
+            key: VALUES[(VALUES.index(value) + by) % len(VALUES)] for key, value in code.items()
+        }
 
     def rows(self, mark: str, code: Code, n_each: int) -> list[Row]:
         """Return `n_each` rows for each key, to train on."""
@@ -70,7 +72,12 @@ class World:
 
     def coins(self, mark: str, n_each: int) -> list[Row]:
         """Return questions whose right answers are drawn one by one: no training can change how many are hit."""
-        return [row for key in KEYS for _ in range(n_each) for row in self.questions(mark, {key: self._draw.choice(VALUES)}, 1)]
+        return [
+            row
+            for key in KEYS
+            for _ in range(n_each)
+            for row in self.questions(mark, {key: self._draw.choice(VALUES)}, 1)
+        ]
 
     def shuffled(self, rows: Iterable[Row]) -> list[Row]:
         """Return rows in random order."""
@@ -130,7 +137,9 @@ def _base(seed: int, dead_layers: tuple[int, ...]) -> tuple[Any, Any]:
         for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
             matrix.weight.requires_grad_(False).zero_()
     taught = {"old": world.old, "green": world.code()}
-    rows = world.shuffled(row for mark, code in taught.items() for row in world.rows(mark, code, 64))
+    rows = world.shuffled(
+        row for mark, code in taught.items() for row in world.rows(mark, code, 64)
+    )
     texts = [f"{row['prompt']}{row['completion']} <end>" for row in rows]
     ids_NT = torch.tensor(tokenizer(texts)["input_ids"])
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
