@@ -49,6 +49,8 @@ class Score(Record):
     """`missing` has no value and a reason."""
     reason: str | None = None
     """Why the score is missing."""
+    fidelity: float = Field(default=1.0, gt=0, le=1)
+    """Share of the evaluator's items that were asked; below 1 the value is an estimate of that over all."""
 
     @classmethod
     def missing(cls, info: ScoreInfo, reason: str) -> Score:

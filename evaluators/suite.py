@@ -15,7 +15,8 @@ from evaluators.custom import CustomSpec, evaluator_class, identity, one_line
 from evaluators.facts import Facts
 from evaluators.reply_specs import RewardModelSpec
 from evaluators.scores import Measurement, Score, ScoreInfo
-from evaluators.spec import EvaluatorSpec, HarnessSpec
+from evaluators.spec import EvaluatorSpec, HarnessSpec, RetentionSpec
+from evaluators.subset import first_rows_of, n_first
 
 if TYPE_CHECKING:
     from evaluators.models import LoadedModel
@@ -41,6 +42,21 @@ REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of an evaluator's rows."""
+
+    indices: tuple[int, ...]
+    """Positions in the evaluator's data, ascending."""
+    n_all: int
+    """Rows of the evaluator."""
+
+    @property
+    def fidelity(self) -> float:
+        """Share of the rows, in (0, 1)."""
+        return len(self.indices) / self.n_all
+
+
+@dataclass(frozen=True)
 class Reference:
     """What a suite's evaluators need to know of the base; measured once, picklable."""
 
@@ -59,6 +75,9 @@ class Suite:
         specs: Evaluator name to spec.
         rows: Source name to rows, for every source that the specs name.
         root: Folder that relative paths in the specs count from.
+        shares: Evaluator name to the share of its rows that is measured: the first of `subset.nested_order`. Those
+            that are not named, and those that read no rows, measure all.
+        seed: Of that order.
 
     Raises:
         ValueError: A source lacks rows, a row has the wrong shape, or a path leads nowhere.
@@ -69,12 +88,25 @@ class Suite:
     infos: tuple[ScoreInfo, ...]
     """What is known of all scores, in order."""
 
+    parts: dict[str, Part]
+    """Evaluator name to which of its rows are measured, where it is not all."""
+
     def __init__(
-        self, specs: Mapping[str, EvaluatorSpec], rows: Mapping[str, Sequence[Row]], root: Path
+        self,
+        specs: Mapping[str, EvaluatorSpec],
+        rows: Mapping[str, Sequence[Row]],
+        root: Path,
+        shares: Mapping[str, float] | None = None,
+        seed: int = 0,
     ) -> None:
-        self.evaluators = tuple(
-            build_evaluator(name, spec, rows, root) for name, spec in specs.items()
-        )
+        self.parts = {}
+        evaluators = []
+        for name, spec in specs.items():
+            part = chosen_part(spec, rows, (shares or {}).get(name, 1.0), seed)
+            if part is not None:
+                self.parts[name] = part
+            evaluators.append(build_evaluator(name, spec, rows, root, part))
+        self.evaluators = tuple(evaluators)
         self.infos = tuple(info for evaluator in self.evaluators for info in evaluator.infos)
         parts: list[tuple[Any, ...]] = [
             (evaluator.name, evaluator.fingerprint()) for evaluator in self.evaluators
@@ -83,6 +115,7 @@ class Suite:
         parts += [
             (name, identity(spec)) for name, spec in specs.items() if isinstance(spec, CustomSpec)
         ]
+        parts += [(name, part.indices) for name, part in self.parts.items()]
         text = json.dumps([GENERATION_VERSION, parts])
         self.version = hashlib.sha256(text.encode()).hexdigest()
 
@@ -197,7 +230,8 @@ class Suite:
             own_outputs = [outputs[_key(prompt)] for prompt in own]
             measure = evaluator.measure_base if is_base and part is not None else evaluator.measure
             try:
-                found[evaluator.name] = _checked(evaluator, measure(model, part, own_outputs))
+                measured = _checked(evaluator, measure(model, part, own_outputs))
+                found[evaluator.name] = _of_part(measured, self.parts.get(evaluator.name))
             except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found
@@ -218,10 +252,39 @@ def _replies(model: LoadedModel, prompts: Sequence[Prompt]) -> tuple[dict[str, s
     return dict(zip(unique, texts, strict=True)), None
 
 
+def chosen_part(
+    spec: EvaluatorSpec, rows: Mapping[str, Sequence[Row]], share: float, seed: int = 0
+) -> Part | None:
+    """Return which rows of an evaluator a share takes; None where it takes all, or the evaluator reads no rows.
+
+    Of an evaluator with several sources the first has its items; the others, such as texts of a style, stay whole.
+    """
+    if share >= 1:
+        return None
+    named = [source for source, _ in spec.sources()]
+    limit = getattr(spec.inner if isinstance(spec, CustomSpec) else spec, "limit", None)
+    if isinstance(spec, RetentionSpec) and not named:
+        from evaluators.behaviours.retention import prose_passages
+
+        # Its own passages are in the order of their hashes already.
+        n_all = len(prose_passages()[:limit])
+        indices = tuple(range(n_first(n_all, share)))
+    elif named and named[0] in rows:
+        own = rows[named[0]][:limit]
+        n_all, indices = len(own), first_rows_of(own, share, seed)
+    else:
+        return None
+    return Part(indices, n_all) if len(indices) < n_all else None
+
+
 def build_evaluator(
-    name: str, spec: EvaluatorSpec, rows: Mapping[str, Sequence[Row]], root: Path
+    name: str,
+    spec: EvaluatorSpec,
+    rows: Mapping[str, Sequence[Row]],
+    root: Path,
+    part: Part | None = None,
 ) -> Evaluator:
-    """Return an evaluator with its data; see Suite for arguments and errors."""
+    """Return an evaluator with its data, or with part of it; see Suite for arguments and errors."""
     own: list[Any] = []
     for source, _ in spec.sources():
         if source not in rows:
@@ -229,6 +292,10 @@ def build_evaluator(
                 f"evaluator {name}: no rows for source {source!r}; known: {', '.join(sorted(rows)) or 'none'}"
             )
         own.append(rows[source])
+    if part is not None and own:
+        own[0] = [own[0][index] for index in part.indices]
+    elif part is not None and isinstance(spec, RetentionSpec):
+        spec = spec.model_copy(update={"limit": len(part.indices)})
     if isinstance(spec, CustomSpec):
         return _build_custom(name, spec, own)
     module, class_name = EVALUATORS[spec.evaluator].split(":")
@@ -278,6 +345,19 @@ def _checked(evaluator: Evaluator, found: Any) -> Measurement:
     if names != wanted:
         raise ValueError(f"measure returned the scores {names}, announced were {wanted}")
     return found
+
+
+def _of_part(found: Measurement, part: Part | None) -> Measurement:
+    """Return a measurement of some rows with what it is of: scores know their share, items their place among all."""
+    if part is None:
+        return found
+    n = len(part.indices)
+    scores = [score.model_copy(update={"fidelity": part.fidelity}) for score in found.scores]
+    items = [
+        item.model_copy(update={"index": part.indices[item.index]}) if item.index < n else item
+        for item in found.items
+    ]
+    return Measurement(scores=tuple(scores), items=tuple(items))
 
 
 def _reason(error: Exception) -> str:

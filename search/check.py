@@ -14,6 +14,7 @@ from search.check_adapters import Finding
 from search.check_combining import combining_findings
 from search.check_data import data_findings
 from search.check_evaluators import evaluator_findings, source_key
+from search.check_fidelity import fidelity_findings
 from search.check_files import base_findings, source_problems, storage_findings, store_findings
 from search.check_methods import method_findings
 from search.check_space import name_findings, order_findings, space_findings
@@ -105,7 +106,11 @@ def _check(spec: StudySpec, located: Located) -> tuple[list[Problem], dict[str, 
     problems += data_problems
     problems += [
         located.problem(finding.place, finding.text, finding.is_warning)
-        for finding in (*data_findings(spec, sources), *evaluator_findings(spec, sources, root))
+        for finding in (
+            *data_findings(spec, sources),
+            *evaluator_findings(spec, sources, root),
+            *fidelity_findings(spec, sources),
+        )
     ]
     by_line = sorted(problems, key=lambda problem: (problem.is_warning, problem.line or 0))
     return by_line, sources

@@ -241,6 +241,12 @@ class TrialFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(item.model_dump_json() + "\n" for item in items))
 
+    def write_screening_items(self, n_stages: int, items: Iterable[Item]) -> None:
+        """Write what a model said of the first items alone, one a line."""
+        path = self.items_file(n_stages, holdout=False).with_name("screening.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(item.model_dump_json() + "\n" for item in items))
+
     def read_items(self, n_stages: int, holdout: bool) -> Iterator[Item]:
         """Yield the items of one boundary; none if they were not written."""
         path = self.items_file(n_stages, holdout)

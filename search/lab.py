@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from evaluators.facts import Facts
 from evaluators.models import LoadedModel
+from evaluators.remembering import Memory, RememberingModel
 from evaluators.scores import Item, Score
 from evaluators.suite import Reference, Suite
 from search.costs import with_costs
@@ -53,6 +54,10 @@ class Lab:
     store: StageStore | None
     load_seconds: float
     """Wall seconds that loading took; the first trial takes them over."""
+    screen: Exam | None = None
+    """The suite on the first items of each evaluator, where the study has a fidelity."""
+    _memory: tuple[str, Memory] | None = field(default=None, repr=False)
+    """Digest of the model that was screened last, and what it answered."""
 
     @classmethod
     def load(cls, spec: StudySpec, root: Path, store: StageStore | None) -> Lab:
@@ -82,7 +87,10 @@ class Lab:
         searched = {name: source.seen_by("search") for name, source in sources.items()}
         held_out = {name: source.seen_by("holdout") for name, source in sources.items()}
         try:
-            suites = (Suite(spec.full_suite, searched, root), Suite(spec.holdout, held_out, root))
+            suites = [Suite(spec.full_suite, searched, root), Suite(spec.holdout, held_out, root)]
+            if spec.fidelity is not None:
+                shares = spec.fidelity.shares(spec.full_suite)
+                suites.append(Suite(spec.full_suite, searched, root, shares, spec.fidelity.seed))
         except ValueError as error:
             raise DataError(str(error)) from error
         loaded = loaded_model(base.fresh(), precision)
@@ -93,8 +101,12 @@ class Lab:
             exams.append(
                 Exam(suite, base_reference(suite, version, loaded, origin, store), version)
             )
+        screen = exams[2] if len(exams) > 2 else None
+        if screen is not None:
+            # Items that are asked in two parts meet other batches, which shows in the last bits.
+            exams[0].version += f"-{screen.version[:12]}"
         seconds = time.monotonic() - started
-        return cls(spec, root, base, sources, exams[0], exams[1], store, seconds)
+        return cls(spec, root, base, sources, exams[0], exams[1], store, seconds, screen)
 
     def prefixes(self, recipe: Recipe, trainer: str) -> tuple[Prefixes, tuple[str, ...]]:
         """Return the models of a recipe, and the digests of its prefixes from the base on."""
@@ -126,20 +138,38 @@ class Lab:
         """
         result = read_result(self.store, digest, exam.version)
         if result is None:
-            result = self._measured(exam, prefixes.model(n_stages), is_base=n_stages == 0)
+            result = self._measured(exam, prefixes.model(n_stages), n_stages == 0, digest)
             write_result(self.store, digest, exam.version, result)
         return with_costs(result, exam.suite, facts)
+
+    def is_known(self, digest: str) -> bool:
+        """Return whether the store has what the suite says of a model on all items."""
+        return read_result(self.store, digest, self.exam.version) is not None
 
     def measure_model(self, exam: Exam, ref: ModelRef, facts: Facts | None = None) -> SuiteResult:
         """Return what an exam says of a trained model in memory; see `measure`."""
         return with_costs(self._measured(exam, ref, is_base=False), exam.suite, facts)
 
-    def _measured(self, exam: Exam, ref: ModelRef, is_base: bool) -> SuiteResult:
+    def _measured(
+        self, exam: Exam, ref: ModelRef, is_base: bool, digest: str | None = None
+    ) -> SuiteResult:
         loaded = loaded_model(ref, self.spec.training.precision)
+        if self.screen is not None and digest is not None and exam is not self.holdout:
+            loaded = self._remembering(loaded, digest)
+            if exam is self.exam:
+                # First its first items, whether or not they were asked before: so its bits are always the same.
+                self.screen.suite.measure(loaded, self.screen.reference, is_base=is_base)
         measured = exam.suite.measure(loaded, exam.reference, is_base=is_base).values()
         scores: list[Score] = [score for found in measured for score in found.scores]
         items: list[Item] = [item for found in measured for item in found.items]
         return SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
+
+    def _remembering(self, loaded: LoadedModel, digest: str) -> LoadedModel:
+        """Return a model that remembers what it was asked when it was screened."""
+        if self._memory is None or self._memory[0] != digest:
+            self._memory = (digest, {})
+        model, tokenizer, device = loaded.model, loaded.tokenizer, str(loaded.device)
+        return RememberingModel(model, tokenizer, device, loaded.precision, self._memory[1])
 
 
 def recipe_prefixes(

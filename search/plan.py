@@ -51,6 +51,12 @@ class Speeds:
     """Stages behind each speed; a kind that is not here has the rough default."""
     n_rungs: int = 0
     """Points inside a stage at which the suite runs too."""
+    fidelity: float = 1.0
+    """Share of the items asked there, and of last models before they are scored on all."""
+    given_up_share: float = 0.0
+    """Share of recipes that end on their first items: measured; 0 while nothing is."""
+    n_screened: int = 0
+    """Recipes behind that."""
 
     def stage_seconds(self, stage: Stage | Parallel | Merge) -> float:
         """Return the estimated seconds of training one stage; combining models takes next to none."""
@@ -67,7 +73,8 @@ class Speeds:
     def recipe_seconds(self, recipe: Recipe) -> float:
         """Return the estimated seconds of one trial, evaluation after each stage and at rungs included."""
         trained = sum(self.stage_seconds(stage) for stage in recipe.stages)
-        n_scorings = len(recipe.stages) * (1 + self.n_rungs)
+        n_scorings = len(recipe.stages) * (1 + self.n_rungs * self.fidelity)
+        n_scorings -= self.given_up_share * (1 - self.fidelity)
         return trained + n_scorings * self.evaluate_seconds + self.rest_seconds
 
 
@@ -143,18 +150,22 @@ def make_plan(spec: StudySpec, speeds: Speeds, n_recipes: int, seed: int) -> Pla
     )
 
 
-def measured_speeds(records: Iterable[TrialRecord], n_rungs: int = 0) -> Speeds:
+def measured_speeds(
+    records: Iterable[TrialRecord], n_rungs: int = 0, fidelity: float = 1.0
+) -> Speeds:
     """Return speeds from finished stages, and the rough defaults for kinds of stages that never ran.
 
     Args:
         records: Trials of this study or of one like it; may be none.
         n_rungs: Of each stage.
+        fidelity: Share of the items that models are scored on first.
     """
     tokens: dict[Kind, int] = defaultdict(int)
     seconds: dict[Kind, float] = defaultdict(float)
     n_measured: dict[Kind, int] = defaultdict(int)
     evaluations: list[float] = []
     rests: list[float] = []
+    given_up: list[bool] = []
     for record in records:
         parts = [part for stage in record.stages for part in stage.trainings]
         for stage in parts:
@@ -162,7 +173,15 @@ def measured_speeds(records: Iterable[TrialRecord], n_rungs: int = 0) -> Speeds:
             tokens[kind] += stage.trained_tokens
             seconds[kind] += stage.train_seconds + stage.setup_seconds
             n_measured[kind] += 1
-        evaluations += [b.evaluate_seconds for b in record.boundaries if b.n_stages]
+        # What was screened has the seconds of its first items there.
+        screened = {s.n_stages: s.evaluate_seconds for s in record.screenings}
+        evaluations += [
+            b.evaluate_seconds + screened.get(b.n_stages, 0.0)
+            for b in record.boundaries
+            if b.n_stages
+        ]
+        if record.last_screening is not None:
+            given_up.append(record.is_screened_out)
         if record.state == "COMPLETE":
             rests.append(record.seconds.load)
     measured = {kind: tokens[kind] / seconds[kind] for kind in tokens if seconds[kind] > 0}
@@ -172,6 +191,9 @@ def measured_speeds(records: Iterable[TrialRecord], n_rungs: int = 0) -> Speeds:
         rest_seconds=fmean(rests) if rests else ROUGH_REST_SECONDS,
         n_measured=dict(n_measured),
         n_rungs=n_rungs,
+        fidelity=fidelity,
+        given_up_share=fmean(given_up) if given_up else 0.0,
+        n_screened=len(given_up),
     )
 
 

@@ -6,6 +6,7 @@ A trial's folder is `results/<study>/trials/<number, four digits>/` and holds
     trial.json                       a TrialRecord, rewritten whole after every boundary
     boundaries/<n_stages>/items.jsonl    one Item a line, of the suite
     boundaries/<n_stages>/holdout.jsonl  one Item a line, of the holdout; at the last boundary only
+    boundaries/<n_stages>/screening.jsonl  one Item a line, of the first items; where the study has a fidelity
 """
 
 from __future__ import annotations
@@ -210,6 +211,33 @@ class Rung(Record):
     """Wall seconds of the suite."""
 
 
+class Screening(Record):
+    """Scores of the model after `n_stages` stages on the first items of each evaluator; each score says its share.
+
+    At a recipe's last stage it decides whether the model is scored on all items. It never counts as the trial's scores.
+    """
+
+    n_stages: int
+    """At least 1."""
+    digest: str
+    """Name of the model."""
+    scores: tuple[Score, ...]
+    """Scores of the suite, retention included."""
+    suite_version: str
+    """What measured: equal versions measure the same."""
+    is_stored: bool = False
+    """Whether the scores came from the stage store."""
+    evaluate_seconds: float
+    """Wall seconds in this trial."""
+    store_seconds: float | None = None
+    """As in `Boundary`, where the stage was stored beside this evaluation."""
+
+    @property
+    def fidelity(self) -> float:
+        """The least share of items behind any of the scores."""
+        return min((score.fidelity for score in self.scores), default=1.0)
+
+
 class Seconds(Record):
     """Where the wall time of a trial went. Each second counts once, under what the trial itself did.
 
@@ -233,7 +261,7 @@ class Seconds(Record):
 
 
 class StopDecision(Record):
-    """What the stopping rule said of a trial at a rung, or at a boundary that is not its last."""
+    """What the stopping rule said of a trial at a rung, at a boundary that is not its last, or when it was screened."""
 
     n_stages: int
     """Stages done."""
@@ -245,6 +273,9 @@ class StopDecision(Record):
     """Score to the best value that the last model may have; one of them is exceeded at the rule's error rate."""
     n_past: int
     """Past trials that the bounds rest on."""
+    fidelity: float = 1.0
+    """Below 1: the recipe's last model was screened on this share of the items. Then the bounds are of its scores on
+    all items, from standard errors and no past trials."""
     reason: str | None = None
     """Why the trial cannot come to anything; None if it goes on."""
 
@@ -286,6 +317,8 @@ class TrialRecord(Record):
     """Scores after each finished stage; the base trial has boundary 0 alone."""
     rungs: tuple[Rung, ...] = ()
     """Scores within stages, where the study has rungs and the stage was trained in this trial."""
+    screenings: tuple[Screening, ...] = ()
+    """Scores on the first items alone, where the study has a fidelity."""
     stopping: tuple[StopDecision, ...] = ()
     """What the stopping rule said at rungs and boundaries before the end, where enough was known to say anything."""
     seconds: Seconds = Seconds()
@@ -310,11 +343,23 @@ class TrialRecord(Record):
         return self.rungs[-1] if is_open else None
 
     @property
+    def last_screening(self) -> Screening | None:
+        """The screening of the recipe's last model; None if it was scored on all items at once, or not yet."""
+        found = self.screenings[-1] if self.screenings else None
+        return found if found is not None and found.n_stages == len(self.recipe.stages) else None
+
+    @property
+    def is_screened_out(self) -> bool:
+        """Whether the trial ended when its last model was screened."""
+        return self.state == "PRUNED" and self.last_screening is not None
+
+    @property
     def saved_tokens(self) -> int:
         """Dose that an early stop left out; what the store holds of those stages would have cost nothing."""
-        if self.state != "PRUNED" or not (self.boundaries or self.open_rung):
+        if self.state != "PRUNED" or not (self.boundaries or self.screenings or self.open_rung):
             return 0
         n_done = self.boundaries[-1].n_stages if self.boundaries else 0
+        n_done = max([n_done, *(screening.n_stages for screening in self.screenings)])
         left = sum(stage.dose_tokens for stage in self.recipe.stages[n_done:])
         return left - (self.open_rung.trained_tokens if self.open_rung else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -258,6 +259,32 @@ class StoppingSpec(Spec):
         return rungs
 
 
+class FidelitySpec(Spec):
+    """Scoring models on part of the items first: inside stages, and at the end of a recipe.
+
+    The model of a whole recipe is scored on the first items alone. Where it may be on the front even at the optimistic
+    end of its intervals, and keep the constraints, it is scored on all; else the trial ends there, as one that was
+    stopped early. What is already known of an item is not asked again. Baselines are always scored on all.
+    """
+
+    items: float = Field(gt=0, le=1)
+    """Share of each evaluator's items, the first of a fixed order: kinds in proportion, groups whole, 8 at least. Tasks
+    of the harness keep all of theirs."""
+    evaluators: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(default={})
+    """Evaluators of the suite with a share of their own; 1 is all items."""
+    boundaries: bool = False
+    """True: also after stages that are not a recipe's last, a model is scored on the first items alone, unless all are
+    known. That is cheap and tells samplers less: they learn from prefixes only what was measured on all items."""
+    alpha: float = Field(default=0.05, gt=0, le=0.5)
+    """Error rate: how often a model may be given up that all items would have put on the front."""
+    seed: int = Field(default=0, ge=0)
+    """Of the order of items."""
+
+    def shares(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the share of items of each evaluator."""
+        return {name: self.evaluators.get(name, self.items) for name in names}
+
+
 class StoreSpec(Spec):
     """Where results of stages are kept, so that recipes with a common prefix train it once."""
 
@@ -313,6 +340,8 @@ class StudySpec(Spec):
     """Where trials run."""
     stopping: StoppingSpec = StoppingSpec()
     """Whether trials without prospects stop early."""
+    fidelity: FidelitySpec | None = None
+    """Whether models are scored on part of the items first. Default: always on all."""
     store: StoreSpec = StoreSpec()
     """Where results of stages are kept."""
     storage: str | None = None

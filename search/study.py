@@ -63,7 +63,8 @@ class Study:
         self._running: set[int] = set()
         self._fault: str | None = None
         self._store: StageStore | None = None
-        self._rule = StoppingRule(spec) if spec.stopping.enabled else None
+        has_rule = spec.stopping.enabled or spec.fidelity is not None
+        self._rule = StoppingRule(spec) if has_rule else None
         self._past: dict[int, PastTrial] = {}
         self.stop_reason: str | None = None
 
@@ -220,7 +221,7 @@ class Study:
         return proposal
 
     def stop_early(self, number: int) -> bool:
-        """Return whether a trial in training ends at the boundary or rung it has reached; its record then says so.
+        """Return whether a trial ends at the boundary or rung it has reached, or screened; its record then says so.
 
         The record comes first and the storage when the trial is finished, as with every trial: a driver killed between
         the two finds a stopped trial, one killed before finds a trial to be run again, and decides the same again.

@@ -2,7 +2,8 @@
 
 lab = Lab.load(spec, root, store)     # once per process
 run = TrialRun(lab, folder, proposal)
-while not run.step():                 # one stage up to its next rung or its end; for the empty recipe, the base
+while not run.step():                 # one stage up to its next rung or its end; for the empty recipe, the base;
+                                      # or, of a model that was screened, what the first items left
     ...
 run.record                            # a TrialRecord, also in trial.json
 """
@@ -21,7 +22,7 @@ from search.holding import LostHold
 from search.lab import Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import Boundary, Proposal, Rung, Seconds, TrialRecord
+from search.records import Boundary, Proposal, Rung, Screening, Seconds, TrialRecord
 from search.stages.device import device_name
 
 
@@ -76,6 +77,9 @@ class TrialRun:
     def step(self) -> bool:
         """Train on to the next rung or boundary and score the model; the empty recipe is only scored.
 
+        Where the study has a fidelity, the last model is scored on its first items in one step and on all in the next:
+        whoever drives the trial decides in between.
+
         Returns True when the trial ended. One that was stopped at the rung where it stands, as its record on disk says,
         ends now: it lets go of the stage.
         """
@@ -103,15 +107,20 @@ class TrialRun:
     def _step(self) -> None:
         n_stages = len(self.record.recipe.stages)
         n_done = len(self.record.stages)
-        if n_stages:
+        is_screened = self.record.last_screening is not None
+        if n_stages and not is_screened:
             suspended = self._train()
             if suspended is not None:
                 self._score_rung(suspended)
                 return
             n_done += 1
-        if n_done == n_stages or not self._at_end_alone:
-            self._evaluate(n_done, is_last=n_done == n_stages)
-        if n_done == n_stages:
+        is_last = n_done == n_stages
+        if not is_screened and self._is_to_be_screened(n_done, is_last):
+            self._screen(n_done)
+            return
+        if is_last or not self._at_end_alone:
+            self._evaluate(n_done, is_last)
+        if is_last:
             self._end("COMPLETE", None)
 
     def _train(self) -> Suspended | None:
@@ -129,7 +138,8 @@ class TrialRun:
         started = time.monotonic()
         open_stage = StageFacts(tokens=suspended.trained_tokens, seconds=suspended.train_seconds)
         facts = (*stage_facts(self.record.stages), open_stage)
-        result = self._lab.measure_model(self._lab.exam, suspended.ref, facts)
+        exam = self._lab.screen or self._lab.exam
+        result = self._lab.measure_model(exam, suspended.ref, facts)
         rung = Rung(
             n_stages=len(self.record.stages),
             share=suspended.share,
@@ -139,6 +149,36 @@ class TrialRun:
             evaluate_seconds=round(time.monotonic() - started, 3),
         )
         self._update(rungs=(*self.record.rungs, rung))
+
+    def _is_to_be_screened(self, n_stages: int, is_last: bool) -> bool:
+        """Return whether a model is scored on its first items alone for now."""
+        fidelity = self._lab.spec.fidelity
+        if fidelity is None or not n_stages or self.record.baseline is not None:
+            return False
+        if self._at_end_alone or not (is_last or fidelity.boundaries):
+            return False
+        return not self._lab.is_known(self._digests[n_stages])
+
+    def _screen(self, n_stages: int) -> None:
+        lab, digest = self._lab, self._digests[n_stages]
+        assert lab.screen is not None
+        started, loaded_before = time.monotonic(), self._prefixes.load_seconds
+        facts = stage_facts(self.record.stages)
+        result = lab.measure(lab.screen, self._prefixes, n_stages, digest, facts)
+        self._folder.write_screening_items(n_stages, result.items)
+        loading = self._prefixes.load_seconds - loaded_before
+        evaluate_seconds = time.monotonic() - started - loading
+        store_seconds = self._prefixes.settle()
+        screening = Screening(
+            n_stages=n_stages,
+            digest=digest,
+            scores=result.scores,
+            suite_version=lab.screen.version,
+            is_stored=result.is_stored,
+            evaluate_seconds=round(evaluate_seconds, 3),
+            store_seconds=None if store_seconds is None else round(store_seconds, 3),
+        )
+        self._update(screenings=(*self.record.screenings, screening))
 
     def _evaluate(self, n_stages: int, is_last: bool) -> None:
         started, loaded_before = time.monotonic(), self._prefixes.load_seconds
@@ -184,6 +224,7 @@ class TrialRun:
         train += record.open_rung.train_seconds if record.open_rung else 0.0
         evaluate = sum(boundary.evaluate_seconds for boundary in record.boundaries)
         evaluate += sum(rung.evaluate_seconds for rung in record.rungs)
+        evaluate += sum(screening.evaluate_seconds for screening in record.screenings)
         load = self._load_seconds + self._prefixes.load_seconds
         total = time.monotonic() - self._started
         seconds = Seconds(

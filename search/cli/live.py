@@ -85,7 +85,8 @@ class Progress:
             self._say(f"trial {record.number} failed: {record.reason}")
         elif record.state == "PRUNED":
             saved = tokens_text(record.saved_tokens)
-            self._say(f"trial {record.number} {record.reason}; up to {saved} stage tokens saved")
+            saved = "" if record.is_screened_out else f"; up to {saved} stage tokens saved"
+            self._say(f"trial {record.number} {record.reason}{saved}")
         elif self._live is None:
             names = [objective.score for objective in self.study.spec.objectives]
             told = (f"{name} {score_text(record.final_scores.get(name))}" for name in names)
@@ -141,7 +142,9 @@ def seconds_left(
     budget, spent = study.budget, study.spent()
     estimates = []
     if budget.trials is not None:
-        speeds = measured_speeds(records, len(study.spec.stopping.used_rungs))
+        fidelity = study.spec.fidelity
+        items = fidelity.items if fidelity else 1.0
+        speeds = measured_speeds(records, len(study.spec.stopping.used_rungs), items)
         mean = _mean_trial_seconds(records, running, speeds)
         to_start = max(0, budget.trials - spent.trials - len(running))
         in_flight = sum(

@@ -50,7 +50,9 @@ def plan(
     checked = checked_study(study)
     spec = checked.spec
     records = StudyFolder(results / spec.name).records()
-    found = make_plan(spec, measured_speeds(records, len(spec.stopping.used_rungs)), n, seed)
+    items = spec.fidelity.items if spec.fidelity else 1.0
+    speeds = measured_speeds(records, len(spec.stopping.used_rungs), items)
+    found = make_plan(spec, speeds, n, seed)
     rows = {name: source.seen_by("search") for name, source in checked.sources.items()}
     shown = resolutions(spec, rows, records, resolution)
     if as_json:
@@ -87,6 +89,22 @@ def _lines(spec: StudySpec, plan: Plan) -> Iterator[str]:
         origin = f"measured, {n_measured} stages" if n_measured else ROUGH
         yield f"speed       {kind.method} {kind.adapter}: {speed:.0f} tokens/s ({origin})"
     yield f"speed       suite: {plan.speeds.evaluate_seconds:.0f} s after each stage"
+    if spec.fidelity is not None:
+        yield f"fidelity    {_fidelity_text(plan.speeds)}"
+
+
+def _fidelity_text(speeds: Speeds) -> str:
+    """Return what scoring on the first items saves. Seconds go with items: a rough rule."""
+    saved = (1 - speeds.fidelity) * speeds.evaluate_seconds
+    text = (
+        f"{100 * speeds.fidelity:.3g} % of the items first: saves about {duration(saved)} of the suite for each recipe "
+        "that ends there"
+    )
+    if speeds.n_rungs:
+        text += f", and as much at each of {speeds.n_rungs} rungs"
+    if not speeds.n_screened:
+        return f"{text}; how many do is known after some trials, and counted as none here"
+    return f"{text}; {100 * speeds.given_up_share:.3g} % of {speeds.n_screened} did"
 
 
 def _resolution_text(each: Resolution, wanted: float) -> str:
@@ -120,6 +138,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
             for kind, speed in sorted(plan.speeds.tokens_per_second.items())
         ],
         "evaluate_seconds": round(plan.speeds.evaluate_seconds, 1),
+        "fidelity": plan.speeds.fidelity,
+        "given_up_share": round(plan.speeds.given_up_share, 3) if plan.speeds.n_screened else None,
     }
 
 

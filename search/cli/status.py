@@ -10,7 +10,7 @@ import typer
 from search.cli.output import duration, print_json
 from search.errors import StudyError
 from search.folders import StudyFolder
-from search.records import TrialRecord
+from search.records import Screening, TrialRecord
 
 if TYPE_CHECKING:
     from search.report.inside import Grid
@@ -144,6 +144,8 @@ def _print_trial(record: TrialRecord) -> None:
     )
     if record.rungs:
         console.print(_rung_table(record))
+    for screening in record.screenings:
+        console.print(_screening_table(screening))
     table = Table("score", box=None, pad_edge=False)
     for boundary in record.boundaries:
         place = "base" if not boundary.n_stages else f"after {boundary.n_stages}"
@@ -172,6 +174,20 @@ def _grid_table(grid: Grid) -> Any:
         table.add_column(Text(name))
     for row in grid.rows:
         table.add_row(*map(Text, row))
+    return table
+
+
+def _screening_table(screening: Screening) -> Any:
+    """Return the scores on the first items."""
+    from rich.table import Table
+
+    from search.report.numbers import score_text
+
+    head = f"score on the first items, after {screening.n_stages}"
+    table = Table(head, "", "items", box=None, pad_edge=False)
+    for score in screening.scores:
+        part = f"{score.n:,} ({100 * score.fidelity:.3g} %)" if score.value is not None else ""
+        table.add_row(score.name, score_text(score), part)
     return table
 
 

@@ -9,13 +9,15 @@ import numpy as np
 from search.front import front_mask
 from search.records import StopDecision, TrialRecord
 from search.report.numbers import count_text, tokens_text
+from search.report.screening import screening_sentence
 from search.report.view import StudyView, keeps_goals, trial_losses
 
 
 def stopping_sentence(view: StudyView) -> str:
-    """Return what early stopping did and what its audit found; empty where it did nothing."""
+    """Return what early stopping and screening did and what their audits found; empty where they did nothing."""
     done = (_saved(view), _audit(view))
     parts = (*done, _bounds(view), _unlisted(view)) if any(done) else ()
+    parts = (*parts, screening_sentence(view))
     return " ".join(part for part in parts if part)
 
 
@@ -30,8 +32,13 @@ def stopped_rows(view: StudyView) -> list[tuple[str, list[int]]]:
 
 
 def stopped_trials(view: StudyView) -> list[TrialRecord]:
-    """Return the trials that were stopped early, by number."""
+    """Return the trials that were stopped early, by number; those that ended on their first items among them."""
     return [trial for trial in view.trials if trial.state == "PRUNED"]
+
+
+def _cut_trials(view: StudyView) -> list[TrialRecord]:
+    """Return the trials that were stopped before the end of their recipes."""
+    return [trial for trial in stopped_trials(view) if not trial.is_screened_out]
 
 
 def audited_trials(view: StudyView) -> list[TrialRecord]:
@@ -40,7 +47,7 @@ def audited_trials(view: StudyView) -> list[TrialRecord]:
         trial
         for trial in view.trials
         if trial.state == "COMPLETE"
-        and any(decision.outcome == "audit" for decision in trial.stopping)
+        and any(each.outcome == "audit" and each.fidelity == 1 for each in trial.stopping)
     ]
 
 
@@ -62,7 +69,7 @@ def is_exceeded(view: StudyView, decision: StopDecision, trial: TrialRecord) -> 
 
 
 def _saved(view: StudyView) -> str:
-    stopped = stopped_trials(view)
+    stopped = _cut_trials(view)
     if not stopped:
         return ""
     n_stages = sum(len(trial.recipe.stages) for trial in stopped)
@@ -112,7 +119,7 @@ def _held_against(
         is_exceeded(view, decision, trial)
         for trial in trials
         for decision in trial.stopping
-        if decision.outcome in outcomes
+        if decision.outcome in outcomes and decision.fidelity == 1
     ]
     known = [each for each in found if each is not None]
     return len(known), sum(known)
@@ -120,7 +127,7 @@ def _held_against(
 
 def _unlisted(view: StudyView) -> str:
     """Return which stopped trials ended on a model that would be on the front as a recipe of its own."""
-    stopped = [trial for trial in stopped_trials(view) if keeps_goals(trial, view.spec)]
+    stopped = [trial for trial in _cut_trials(view) if keeps_goals(trial, view.spec)]
     rows = [(trial, trial_losses(trial, view.objectives)) for trial in stopped]
     rows = [(trial, losses) for trial, losses in rows if losses is not None]
     if not rows:

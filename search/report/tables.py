@@ -55,6 +55,8 @@ def _row(view: StudyView, trial: TrialRecord, param_names: Sequence[str]) -> dic
     for infos, scores in ((view.suite, final), (view.holdout, holdout)):
         for info in infos:
             row |= _score_cells(info.name, scores.get(info.name))
+    if view.spec.fidelity is not None:
+        row |= _screening_cells(view, trial)
     row |= {
         "dose_tokens": sum(stage.dose_tokens for stage in trial.recipe.stages),
         "trained_tokens": trial.trained_tokens,
@@ -68,6 +70,22 @@ def _row(view: StudyView, trial: TrialRecord, param_names: Sequence[str]) -> dic
         "finished_at": trial.finished_at,
     }
     return row | {f"params.{name}": _param(trial.params.get(name)) for name in param_names}
+
+
+def _screening_cells(view: StudyView, trial: TrialRecord) -> dict[str, Cell]:
+    """Return what the recipe's last model scored on its first items, in columns of their own."""
+    screening = trial.last_screening
+    row: dict[str, Cell] = {"fidelity": None}
+    if trial.boundaries and trial.boundaries[-1].n_stages == len(trial.recipe.stages):
+        row["fidelity"] = 1.0
+    elif screening is not None:
+        row["fidelity"] = screening.fidelity
+    found = {score.name: score for score in screening.scores} if screening else {}
+    for info in view.suite:
+        score = found.get(info.name)
+        row |= _score_cells(f"screening.{info.name}", score)
+        row[f"screening.{info.name}_n"] = None if score is None else score.n
+    return row
 
 
 def _score_cells(name: str, score: Score | None) -> dict[str, Cell]:

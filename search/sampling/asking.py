@@ -6,22 +6,20 @@ number: its params are kept, so a resumed study tries the same recipes as an und
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators.redaction import redacted
-from evaluators.scores import Score
 from search.front import front_mask
 from search.records import Boundary, Proposal, TrialRecord
 from search.sampling.history import SamplerView
 from search.sampling.samplers import CONDITIONAL, STAGEWISE, make_sampler, make_stagewise
-from search.sampling.stagewise.past import BOUNDARIES, NOT_TRAINED, REASON, as_boundary
+from search.sampling.stagewise.past import BOUNDARIES, NOT_TRAINED, REASON
+from search.sampling.told import ToldGoals
 from search.spec import BaselineSpec, ConstraintSpec, ObjectiveSpec, SamplerSpec
 from spaces.recipe import Recipe
 from spaces.space import Space
@@ -76,8 +74,7 @@ class Asker:
         self._n_hidden = n_at_least if sampler.name == STAGEWISE else 2 * n_at_least
         self._space = space
         self._sampler = sampler
-        self._objectives = objectives
-        self._constraints = constraints
+        self._goals = ToldGoals(objectives, constraints, sampler.cost)
         self._read_record = read_record
         self._stagewise = (
             make_stagewise(sampler, space, references or [None] * len(objectives), has_store)
@@ -152,17 +149,17 @@ class Asker:
         """
         if record.state == "FAIL":
             return record.reason or "failed without a reason"
-        if record.state == "PRUNED" and record.open_rung is not None:
-            # All that it needs was measured at the rung where it was stopped, and boundary there may be none.
+        if record.state == "PRUNED" and (record.open_rung is not None or record.is_screened_out):
+            # All that it needs was measured where it was stopped, and boundary there may be none.
             return None
-        return missing_reason(record.final_scores, self._names())
+        return self._goals.missing(record.final_scores)
 
     def tell(self, record: TrialRecord) -> None:
         """Tell Optuna a finished trial; a failed one as failed, one that was stopped early as pruned."""
         trial = self._open.pop(record.number)
         trial.set_user_attr(_TOKENS, record.trained_tokens)
         trial.set_user_attr(_SECONDS, round(record.seconds.total, 3))
-        trial.set_user_attr(BOUNDARIES, self._boundaries(record))
+        trial.set_user_attr(BOUNDARIES, self._goals.boundaries(record))
         if record.state in ("FAIL", "PRUNED"):
             trial.set_user_attr(REASON, redacted(record.reason or "")[:2000])
             if record.state == "FAIL":
@@ -170,7 +167,7 @@ class Asker:
                 self._seen.pop(trial.user_attrs[_DIGEST], None)
             self._study.tell(trial, state=TrialState[record.state])
             return
-        values, violations = self._values(record.final_scores)
+        values, violations = self._goals.values(record.final_scores)
         for name, violation in violations.items():
             # A driver that died while it told this trial may have set some.
             if name not in trial.constraints:
@@ -219,10 +216,6 @@ class Asker:
         """Return the seconds that all ended trials took, added up."""
         trials = self._study.get_trials(deepcopy=False)
         return float(sum(trial.user_attrs.get(_SECONDS, 0.0) for trial in trials))
-
-    def _names(self) -> list[str]:
-        objectives = [objective.score for objective in self._objectives]
-        return objectives + [constraint.score for constraint in self._constraints]
 
     def _next_number(self) -> int:
         trials = self._study.get_trials(deepcopy=False)
@@ -284,7 +277,7 @@ class Asker:
     def _tell_prefix(self, trial: FrozenTrial, recipe: Recipe, boundary: Boundary) -> None:
         digest = _recipe_digest(recipe)
         scores = {score.name: score for score in boundary.scores}
-        if digest in self._seen or missing_reason(scores, self._names()) is not None:
+        if digest in self._seen or self._goals.missing(scores) is not None:
             return
         found = self._space.prefix(trial.params, boundary.n_stages)
         if found is None:
@@ -296,7 +289,7 @@ class Asker:
             for name, value in found.items()
             if name in kept or self._sampler.name not in CONDITIONAL
         }
-        values, violations = self._values(scores)
+        values, violations = self._goals.values(scores)
         self._study.add_trial(
             optuna.create_trial(
                 params=params,
@@ -307,42 +300,6 @@ class Asker:
             )
         )
         self._seen[digest] = trial.number
-
-    def _boundaries(self, record: TrialRecord) -> list[dict[str, Any]]:
-        """Return what the prefixes of a trial's recipe scored and cost, as our own sampler reads it."""
-        found = []
-        for each in record.boundaries:
-            scores = {score.name: score for score in each.scores}
-            if missing_reason(scores, self._names()) is not None:
-                continue
-            stage = (
-                record.stages[each.n_stages - 1]
-                if 0 < each.n_stages <= len(record.stages)
-                else None
-            )
-            is_timed = self._sampler.cost == "seconds"
-            is_trained = stage is not None and stage.is_timed and is_timed
-            train_seconds = (
-                stage.train_seconds + stage.setup_seconds if stage and is_trained else None
-            )
-            is_scored = is_timed and not each.is_stored
-            evaluate_seconds = each.evaluate_seconds if is_scored else None
-            values, violations = self._values(scores)
-            found.append(
-                as_boundary(each.n_stages, values, violations, train_seconds, evaluate_seconds)
-            )
-        return found
-
-    def _values(self, scores: Mapping[str, Score]) -> tuple[list[float], dict[str, float]]:
-        """Return objective values, and violations of constraints by name."""
-        found = {name: value for name in self._names() if (value := scores[name].value) is not None}
-        violations = {
-            f"{constraint.score} {'<=' if constraint.at_most is not None else '>='}": (
-                constraint.violation(found[constraint.score])
-            )
-            for constraint in self._constraints
-        }
-        return [found[objective.score] for objective in self._objectives], violations
 
     def _prepare_view(self, number: int) -> None:
         """Let the sampler see what it sees when it is asked for trial `number`, also if that was asked for before."""
@@ -366,19 +323,6 @@ class Asker:
             for trial in self._study.get_trials(deepcopy=False, states=states or None)
             if NOT_TRAINED not in trial.user_attrs and _PREFIX_OF not in trial.user_attrs
         ]
-
-
-def missing_reason(scores: Mapping[str, Score], names: Sequence[str]) -> str | None:
-    """Return why one of the named scores cannot be told, or None if all are finite numbers."""
-    for name in names:
-        score = scores.get(name)
-        if score is None:
-            return f"{name}: not measured"
-        if score.value is None:
-            return f"{name}: missing: {score.reason}"
-        if not math.isfinite(score.value):
-            return f"{name}: not finite"
-    return None
 
 
 def _recipe_digest(recipe: Recipe) -> str:

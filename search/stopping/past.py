@@ -91,6 +91,9 @@ class PastTrial:
     """Stages done to the model's name."""
     rungs: Mapping[tuple[int, float], Gains] = field(default_factory=dict)
     """Stages done and share of the next one to gains, shape (K,), at rungs where all K scores were measured."""
+    screened: Mapping[int, Gains] = field(default_factory=dict)
+    """Stages done to gains, shape (K,), of models that were scored on their first items alone. They say what stages do,
+    and rival nobody."""
 
     @classmethod
     def of(cls, record: TrialRecord, goals: Goals) -> PastTrial:
@@ -101,12 +104,18 @@ class PastTrial:
             if found is not None:
                 gains[boundary.n_stages] = found
                 digests[boundary.n_stages] = boundary.digest
+        screened = {}
+        for screening in record.screenings:
+            found = goals.gains({score.name: score for score in screening.scores})
+            if found is not None and screening.n_stages not in gains:
+                screened[screening.n_stages] = found
+                digests[screening.n_stages] = screening.digest
         rungs = {}
         for rung in record.rungs:
             found = goals.gains({score.name: score for score in rung.scores})
             if found is not None:
                 rungs[rung.n_stages, rung.share] = found
-        return cls(record.number, record.state, record.recipe, gains, digests, rungs)
+        return cls(record.number, record.state, record.recipe, gains, digests, rungs, screened)
 
     @cached_property
     def influences(self) -> tuple[str, ...]:
@@ -116,7 +125,7 @@ class PastTrial:
     @cached_property
     def pairs(self) -> tuple[Example, ...]:
         """Every boundary or rung and a later boundary, all with scores, the base left out."""
-        scored = sorted(n_stages for n_stages in self.gains if n_stages > 0)
+        scored = sorted(n_stages for n_stages in {*self.gains, *self.screened} if n_stages > 0)
         starts = sorted([*self.rungs, *((n_stages, 0.0) for n_stages in scored)])
         return tuple(
             Example(self, start, end, share)
@@ -127,7 +136,9 @@ class PastTrial:
 
     def at(self, n_done: int, share: float = 0.0) -> Gains | None:
         """Return the gains at a boundary, or at a rung inside the next stage, shape (K,); None if there are none."""
-        return self.rungs.get((n_done, share)) if share else self.gains.get(n_done)
+        if share:
+            return self.rungs.get((n_done, share))
+        return self.gains.get(n_done, self.screened.get(n_done))
 
     def so_far(self, n_done: int, share: float = 0.0) -> Gains:
         """Return the gains after 1 to `n_done` stages, shape (n_done, K), or (n_done + 1, K) with those at a rung.
@@ -137,8 +148,8 @@ class PastTrial:
         here_K = self.at(n_done, share)
         assert here_K is not None
         unknown_K = np.full_like(here_K, np.nan)
-        before = [self.gains.get(n, unknown_K) for n in range(1, n_done + (1 if share else 0))]
-        return np.array([*before, here_K])
+        before = [self.at(n) for n in range(1, n_done + (1 if share else 0))]
+        return np.array([*(unknown_K if each is None else each for each in before), here_K])
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,9 @@ class Example:
     @property
     def after(self) -> Gains:
         """Gains at the later boundary, shape (K,)."""
-        return self.trial.gains[self.end]
+        there_K = self.trial.at(self.end)
+        assert there_K is not None
+        return there_K
 
 
 def examples(past: Iterable[PastTrial]) -> list[Example]:

@@ -23,6 +23,7 @@ from search.spec import StudySpec
 from search.stopping.calibration import margin, n_needed, residuals
 from search.stopping.past import Gains, Goals, PastTrial, alike, examples
 from search.stopping.predictor import Fit, LinearGain
+from search.stopping.screening import optimistic_gains
 from spaces.recipe import AnyStage
 
 
@@ -39,7 +40,7 @@ class Rival:
 
 
 class StoppingRule:
-    """Decides at stage boundaries and rungs. The same record and past give the same decision."""
+    """Decides at boundaries and rungs, and of screened models. The same record and past give the same decision."""
 
     def __init__(self, spec: StudySpec, fit: Fit = LinearGain) -> None:
         """Take what a study aims at.
@@ -49,6 +50,8 @@ class StoppingRule:
             fit: Learns what the scores will be from what past trials did.
         """
         self._alpha = spec.stopping.alpha
+        self._stops = spec.stopping.enabled
+        self._fidelity = spec.fidelity
         self._audit_share = spec.stopping.audit_share
         self._seed = spec.sampler.seed
         self._fit = fit
@@ -64,7 +67,15 @@ class StoppingRule:
             record: The trial.
             past: Trials to learn from. Not all that are known: a decision shall not depend on which of several trials
                 side by side ends first.
+
+        Of a last model that was screened: whether it is given up, or scored on all items. It needs no past trials that
+        are alike, only rivals; with too few items for a standard error it goes on.
         """
+        n_scored = max((boundary.n_stages for boundary in record.boundaries), default=0)
+        if record.last_screening is not None and n_scored < len(record.recipe.stages):
+            return self._screened(record, past)
+        if not self._stops:
+            return None
         trial = PastTrial.of(record, self.goals)
         n_done, share = max(_points(record), default=(0, 0.0))
         n_stages = len(record.recipe.stages)
@@ -93,12 +104,43 @@ class StoppingRule:
     def decisions(self, record: TrialRecord, past: Sequence[PastTrial]) -> tuple[StopDecision, ...]:
         """Return what was decided at each boundary and rung of a trial, in order."""
         found = []
-        for point in sorted(_points(record)):
+        n_stages = len(record.recipe.stages)
+        for point in sorted(set(_points(record))):
             boundaries = tuple(each for each in record.boundaries if (each.n_stages, 0.0) <= point)
             rungs = tuple(each for each in record.rungs if (each.n_stages, each.share) <= point)
-            seen = record.model_copy(update={"boundaries": boundaries, "rungs": rungs})
+            screenings = tuple(each for each in record.screenings if (each.n_stages, 0.0) <= point)
+            if screenings and screenings[-1].n_stages == n_stages:
+                boundaries = tuple(each for each in boundaries if each.n_stages < n_stages)
+            update = {"boundaries": boundaries, "rungs": rungs, "screenings": screenings}
+            seen = record.model_copy(update=update)
             found.append(self.decide(seen, past))
         return tuple(decision for decision in found if decision is not None)
+
+    def _screened(self, record: TrialRecord, past: Sequence[PastTrial]) -> StopDecision | None:
+        """Return whether a last model that was scored on its first items alone is given up."""
+        screening = record.last_screening
+        if screening is None or self._fidelity is None:
+            return None
+        alpha = self._fidelity.alpha
+        bound_K = optimistic_gains(screening.scores, self.goals, alpha)
+        if bound_K is None:
+            return None
+        trial, n_stages = PastTrial.of(record, self.goals), screening.n_stages
+        reason = self._reason(
+            trial,
+            bound_K,
+            past,
+            f"ended on {100 * screening.fidelity:.3g} % of the items: cannot",
+            f"by intervals with error rate {100 * alpha:.4g} %",
+        )
+        return StopDecision(
+            n_stages=n_stages,
+            outcome="go on" if reason is None else "audit" if self.is_audited(record) else "stop",
+            bounds=self.goals.values(bound_K),
+            n_past=0,
+            fidelity=screening.fidelity,
+            reason=reason,
+        )
 
     def is_audited(self, record: TrialRecord) -> bool:
         """Return whether a trial runs to its end whatever the rule says, by a hash of seed and number."""
@@ -133,13 +175,18 @@ class StoppingRule:
         Feasible models that were scored may dominate it: last ones of finished trials, those at boundaries, and its own
         so far, since each of them is a recipe that was tried.
         """
-        n_objectives = self.goals.n_objectives
         n_stages = len(trial.recipe.stages)
         place = (
             f"at {100 * share:.4g} % of stage {n_done + 1} of" if share else f"after {n_done} of"
         )
         start = f"stopped {place} {n_stages}{'' if share else ' stages'}: cannot"
         sure = f"by a bound with error rate {100 * self._alpha:.4g} %"
+        return self._reason(trial, bound_K, past, start, sure)
+
+    def _reason(
+        self, trial: PastTrial, bound_K: Gains, past: Sequence[PastTrial], start: str, sure: str
+    ) -> str | None:
+        n_objectives = self.goals.n_objectives
         best = self.goals.values(bound_K)
         for constraint, gain in zip(self.goals.constraints, bound_K[n_objectives:], strict=True):
             if gain < 0:
@@ -172,4 +219,5 @@ def _is_scored(stages: tuple[AnyStage, ...], past: Sequence[PastTrial]) -> bool:
 def _points(record: TrialRecord) -> list[tuple[int, float]]:
     """Return where a trial was scored: stages done, and the share of the next one at a rung."""
     boundaries = [(boundary.n_stages, 0.0) for boundary in record.boundaries]
+    boundaries += [(screening.n_stages, 0.0) for screening in record.screenings]
     return [*boundaries, *((rung.n_stages, rung.share) for rung in record.rungs)]

@@ -46,14 +46,21 @@ class GaussianProcess:
         self._mean = 0.0
         self._variance = 1.0
 
-    def tune(self, inputs_ND: Array, outputs_N: Array) -> None:
-        """Move the hyperparameters to their posterior mode, starting from the prior."""
+    def tune(self, inputs_ND: Array, outputs_N: Array, noise_N: Array | None = None) -> None:
+        """Move the hyperparameters to their posterior mode, starting from the prior.
+
+        Args:
+            inputs_ND: One row per observation.
+            outputs_N: In units in which they vary by about 1.
+            noise_N: Variance of each output that is known beside the common one; default: none. It is taken as a share
+                of the signal's variance, as if that were 1.
+        """
         squares_NND = (inputs_ND[:, None, :] - inputs_ND[None, :, :]) ** 2
         n_inputs = inputs_ND.shape[1]
         found = minimize(
             self._negative_log_posterior,
             self._prior,
-            args=(squares_NND, outputs_N - _shrunk_mean(outputs_N)),
+            args=(squares_NND, outputs_N - _shrunk_mean(outputs_N), noise_N),
             jac=True,
             method="L-BFGS-B",
             bounds=[(-3.0, 3.5)] * n_inputs + [(-6.0, 1.0)],
@@ -61,13 +68,15 @@ class GaussianProcess:
         )
         self.log_parameters = np.asarray(found.x)
 
-    def condition(self, inputs_ND: Array, outputs_N: Array) -> None:
-        """Take observations, with the hyperparameters as they are."""
+    def condition(self, inputs_ND: Array, outputs_N: Array, noise_N: Array | None = None) -> None:
+        """Take observations, with the hyperparameters as they are; see `tune`."""
         self._mean = _shrunk_mean(outputs_N)
         self._inputs = inputs_ND
         residuals_N = outputs_N - self._mean
         kernel_NN = self._kernel(inputs_ND, inputs_ND)
         kernel_NN[np.diag_indices_from(kernel_NN)] += np.exp(self.log_parameters[-1]) + _JITTER
+        if noise_N is not None:
+            kernel_NN[np.diag_indices_from(kernel_NN)] += noise_N
         lower_NN = cholesky(kernel_NN, lower=True, check_finite=False)
         self._inverse = cho_solve((lower_NN, True), np.eye(len(inputs_ND)), check_finite=False)
         self._weights = self._inverse @ residuals_N
@@ -93,7 +102,11 @@ class GaussianProcess:
         return np.asarray((1.0 + root_MN + root_MN**2 / 3.0) * np.exp(-root_MN))
 
     def _negative_log_posterior(
-        self, log_parameters: Array, squares_NND: Array, residuals_N: Array
+        self,
+        log_parameters: Array,
+        squares_NND: Array,
+        residuals_N: Array,
+        noise_N: Array | None = None,
     ) -> tuple[float, Array]:
         n = len(residuals_N)
         weights_D, noise = np.exp(-2.0 * log_parameters[:-1]), np.exp(log_parameters[-1])
@@ -101,6 +114,8 @@ class GaussianProcess:
         decay_NN = np.exp(-root_NN)
         kernel_NN = (1.0 + root_NN + root_NN**2 / 3.0) * decay_NN
         kernel_NN[np.diag_indices(n)] += noise + _JITTER
+        if noise_N is not None:
+            kernel_NN[np.diag_indices(n)] += noise_N
         lower_NN = cholesky(kernel_NN, lower=True, check_finite=False)
         inverse_NN = cho_solve((lower_NN, True), np.eye(n), check_finite=False)
         alpha_N = inverse_NN @ residuals_N

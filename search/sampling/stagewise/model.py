@@ -38,6 +38,8 @@ class Observation:
     step: Step
     after: Array
     """Shape (F,)."""
+    error: Array | None = None
+    """Standard error of the change, shape (F,), where either model was scored on part of its items."""
 
 
 class StageModel:
@@ -116,7 +118,9 @@ class StageModel:
 
     def _fitted(self, influence: str, observations: Sequence[Observation]) -> list[GaussianProcess]:
         places = [at for at, each in enumerate(observations) if each.step.influence == influence]
-        inputs_ND, changes_NF = self._table([observations[at] for at in places[-MAX_POINTS:]])
+        latest = [observations[at] for at in places[-MAX_POINTS:]]
+        inputs_ND, changes_NF = self._table(latest)
+        noise_NF = self._noise(latest)
         n_tuning = _milestone(len(places))
         processes = []
         for score in range(changes_NF.shape[1]):
@@ -125,7 +129,7 @@ class StageModel:
                 # What was seen up to a milestone alone: a resumed study finds the same, whatever came later.
                 seen = observations[: places[n_tuning - 1] + 1]
                 process.log_parameters = self._tuned_parameters(influence, score, n_tuning, seen)
-            process.condition(inputs_ND, changes_NF[:, score])
+            process.condition(inputs_ND, changes_NF[:, score], noise_NF[:, score])
             processes.append(process)
         return processes
 
@@ -140,7 +144,8 @@ class StageModel:
             then._set_units(seen)
             inputs_ND, changes_NF = then._table(rows[-MAX_TUNING_POINTS:])
             process = GaussianProcess(inputs_ND.shape[1])
-            process.tune(inputs_ND, changes_NF[:, score])
+            noise_NF = then._noise(rows[-MAX_TUNING_POINTS:])
+            process.tune(inputs_ND, changes_NF[:, score], noise_NF[:, score])
             self._tuned[key] = process.log_parameters
         return self._tuned[key]
 
@@ -162,6 +167,12 @@ class StageModel:
         )
         changes_NF = np.array([row.after - row.before for row in rows]) / self._scale_F
         return inputs_ND, changes_NF
+
+    def _noise(self, rows: Sequence[Observation]) -> Array:
+        """Return the variance that is known beside the common one, in squared units of the changes, shape (N, F)."""
+        none_F = np.zeros_like(self._scale_F)
+        errors_NF = np.array([none_F if row.error is None else row.error for row in rows])
+        return np.asarray((errors_NF / self._scale_F) ** 2)
 
     def _inputs(self, before_MF: Array, counts_MI: Array, features_MV: Array) -> Array:
         return np.hstack(

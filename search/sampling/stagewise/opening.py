@@ -19,7 +19,7 @@ def unseen(tree: Tree, past: Past) -> Node | None:
     for influence in tree.influences:
         if influence in used:
             continue
-        for known in past.losses or [()]:
+        for known in past.known() or [()]:
             start = tree.head(known) if tree.has_rounds else known
             n_stages = max(len(start) + 1, tree.min_stages)
             if influence not in tree.following(start, n_stages):

@@ -38,6 +38,7 @@ def as_boundary(
     violations: Mapping[str, float],
     train_seconds: float | None = None,
     evaluate_seconds: float | None = None,
+    errors: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return one entry of a trial's attribute `boundaries`: a prefix of its recipe that was scored.
 
@@ -47,14 +48,17 @@ def as_boundary(
         violations: By constraint, how far it is outside (above 0) or inside, as for `Trial.set_constraint`.
         train_seconds: Of its last stage; None if it was not trained in this trial.
         evaluate_seconds: Of the evaluation; None if it was not evaluated in this trial.
+        errors: Of a model that was scored on part of the items: standard errors of its values, then of its violations
+            in the order of their names. None: on all.
     """
-    return {
+    found = {
         "n_stages": n_stages,
         "values": list(values),
         "violations": dict(violations),
         "train_seconds": train_seconds,
         "evaluate_seconds": evaluate_seconds,
     }
+    return found if errors is None else found | {"errors": list(errors)}
 
 
 @dataclass
@@ -63,6 +67,9 @@ class Past:
 
     losses: dict[Node, Array] = field(default_factory=dict)
     """By model, in the order in which they were seen, shape (K + constraints,)."""
+    screened: dict[Node, tuple[Array, Array]] = field(default_factory=dict)
+    """By model that was scored on part of the items: losses, and their standard errors. Paths may start there, with
+    that much doubt; on the front, and among what is had already, are models alone that were scored on all."""
     running: list[Node] = field(default_factory=list)
     """Recipes in training."""
     closed: set[Node] = field(default_factory=set)
@@ -77,6 +84,15 @@ class Past:
         """Return all models that are known, closed or in training."""
         on_the_way = {node[:n] for node in self.running for n in range(1, len(node) + 1)}
         return set(self.losses) | self.closed | on_the_way
+
+    def known(self) -> list[Node]:
+        """Return the models that have scores; those on all items first."""
+        return [*self.losses, *(node for node in self.screened if node not in self.losses)]
+
+    def scored(self, node: Node) -> tuple[Array, Array] | None:
+        """Return a model's losses and their standard errors, 0 where all items were asked; None if it has none."""
+        losses_C = self.losses.get(node)
+        return self.screened.get(node) if losses_C is None else (losses_C, np.zeros_like(losses_C))
 
 
 class Reader:
@@ -141,6 +157,11 @@ class Reader:
                 dose_tokens = self._tree.dose_tokens(prefix[-1])
                 past.cost.add_stage(prefix[-1].influence, dose_tokens, found["train_seconds"])
             past.cost.add_evaluation(found["evaluate_seconds"])
+            if found.get("errors") is not None:
+                if prefix not in past.losses and np.isfinite(losses).all():
+                    past.screened[prefix] = np.array(losses), np.array(found["errors"])
+                    self._observe(past, prefix)
+                continue
             if prefix not in past.losses and np.isfinite(losses).all():
                 past.losses[prefix] = np.array(losses)
                 self._observe(past, prefix)
@@ -160,10 +181,14 @@ class Reader:
         )
 
     def _observe(self, past: Past, node: Node) -> None:
-        before = past.losses.get(node[:-1])
-        if node and before is not None:
-            counts_I = self._counts(node[:-1])
-            past.observations.append(Observation(before, counts_I, node[-1], past.losses[node]))
+        before, after = past.scored(node[:-1]) if node else None, past.scored(node)
+        if before is None or after is None:
+            return
+        error = np.hypot(before[1], after[1])
+        counts_I = self._counts(node[:-1])
+        past.observations.append(
+            Observation(before[0], counts_I, node[-1], after[0], error if error.any() else None)
+        )
 
     def _counts(self, node: Node) -> Array:
         return counts_of(node, self._tree.influences)

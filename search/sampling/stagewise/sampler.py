@@ -127,7 +127,7 @@ class StagewiseSampler(BaseSampler):
         """Return the new recipe that the most worthy path leads to first; None if no path is left."""
         taken = past.taken()
         front = _front(past, len(study.directions))
-        paths = PathMaker(self._tree, list(past.losses), front, taken, rng).draw(N_PATHS)
+        paths = PathMaker(self._tree, past.known(), front, taken, rng).draw(N_PATHS)
         if not paths:
             return None
         self._model.fit(past.observations)

@@ -93,11 +93,13 @@ class Judge:
 
     def _rolled(self, paths: Sequence[Path]) -> list[tuple[NDArray[np.bool_], Array]]:
         """Return, step by step, which paths have that step, and sampled losses after it, shape (P, S, C)."""
-        state_PSC = np.repeat(
-            np.array([self._past.losses[start] for start, _ in paths])[:, None, :],
-            N_SAMPLES,
-            axis=1,
-        )
+        starts = [self._past.scored(start) for start, _ in paths]
+        losses_PC = np.array([start[0] for start in starts if start is not None])
+        state_PSC = np.repeat(losses_PC[:, None, :], N_SAMPLES, axis=1)
+        errors_PC = np.array([start[1] for start in starts if start is not None])
+        if errors_PC.any():
+            normal_SC = self._rng.standard_normal((N_SAMPLES, state_PSC.shape[2]))
+            state_PSC = state_PSC + errors_PC[:, None, :] * normal_SC
         influences = self._tree.influences
         counts_PI = np.array([counts_of(start, influences) for start, _ in paths])
         levels = []
@@ -114,11 +116,11 @@ class Judge:
 
     def _expected(self, node: Node) -> Array:
         """Return the losses that a recipe in training is expected to end with; +inf where nothing leads to it."""
-        losses = self._past.losses
-        n_known = next((n for n in range(len(node), -1, -1) if node[:n] in losses), None)
-        if n_known is None:
+        known = ((n, self._past.scored(node[:n])) for n in range(len(node), -1, -1))
+        n_known, found = next(((n, each) for n, each in known if each is not None), (0, None))
+        if found is None:
             return np.full(self._losses_NC.shape[1], np.inf)
-        losses_C = losses[node[:n_known]]
+        losses_C = found[0]
         for n_stages in range(n_known, len(node)):
             counts_I = counts_of(node[:n_stages], self._tree.influences)
             losses_C = self._model.mean_after(losses_C, counts_I, node[n_stages])
