@@ -74,6 +74,12 @@ class ExplanationFolder:
         except (OSError, ValidationError, UnicodeDecodeError):
             return None
 
+    def all_moved(self) -> list[Moved]:
+        """Return where trials moved the model, of all that were measured and can be read."""
+        names = (path.stem.removeprefix("moved-") for path in self.path.glob("moved-*.json"))
+        found = [self.read_moved(int(name)) for name in sorted(names) if name.isdigit()]
+        return [each for each in found if each is not None]
+
     def moved_file(self, trial: int) -> Path:
         """Return the file of where a trial moved the model; it need not exist."""
         return self.path / f"moved-{trial:04d}.json"

@@ -18,7 +18,9 @@ from search.attribution.recommend import Recommendation, recommend
 from search.attribution.routes import Routes, find_routes
 from search.attribution.targets import Target
 from search.explanations import ExplanationFolder
+from search.moved.records import Moved
 from search.records import TrialRecord
+from search.report.moved import moved_trials
 from search.report.orders import OrderRow, order_rows
 from search.report.samples import Sample, load_samples
 from search.report.view import StudyView
@@ -90,6 +92,11 @@ class Analysis:
     def margins(self) -> dict[str, float]:
         """Score to what counts as equal, in its unit."""
         return {name: self.known.margin(name, MARGIN) for name in self.scores}
+
+    @cached_property
+    def moved(self) -> list[Moved]:
+        """Where trials moved the model, as far as that was measured."""
+        return moved_trials(self.view.files, self.by_number)
 
     @cached_property
     def recommendation(self) -> Recommendation | None:

@@ -17,6 +17,7 @@ from search.report.markdown_findings import (
     start_part,
 )
 from search.report.markdown_text import escaped, fenced, heading, table
+from search.report.moved import moved_markdown
 from search.report.numbers import duration_text, number_text, score_text, tokens_text
 from search.report.samples import Sample
 from search.report.stopping import stopped_rows, stopping_sentence
@@ -64,6 +65,7 @@ def report_markdown(view: StudyView, analysis: Analysis | None = None) -> str:
         *_confirmation(view),
         *_kinds(view),
         *_inside(view),
+        *moved_markdown(analysis.moved),
         *_failures(view),
         *_provenance(view),
     ]

@@ -18,6 +18,7 @@ from search.report.analysis import MIN_TRIALS, Analysis
 from search.report.answer.degree import degree as dose_answer
 from search.report.answer.order import order
 from search.report.kinds import HEADINGS, kind_rows, kinds_sentence
+from search.report.moved import moved_values
 from search.report.orders import order_counts
 from search.report.routes import route_table, routes_sentence
 from search.report.stopping import stopped_rows, stopping_sentence
@@ -129,6 +130,10 @@ def _generations(analysis: Analysis) -> Values | None:
     return {} if any(number for number in analysis.samples) else None
 
 
+def _moved(analysis: Analysis) -> Values | None:
+    return moved_values(analysis.moved)
+
+
 def _confirmation(analysis: Analysis) -> Values | None:
     return {"confirmation": confirmation} if analysis.view.confirmation else None
 
@@ -192,6 +197,7 @@ SECTIONS = (
     Section("routes", "Routes", _routes),
     Section("attribution", "Attribution", _attribution),
     Section("order", "Order", _order),
+    Section("moved", "Where it moved", _moved),
     Section("degree", "Degree", _degree),
     Section("generations", "Generations", _generations),
     Section("confirmation", "Confirmation", _confirmation),

@@ -176,7 +176,8 @@ def stage_changes(ref: ModelRef, stage: Stage | Parallel | Merge, files: Path) -
         }
         restore_stage(ref, stage, files)
         after = _parameters(ref.model)
-        return {name: (after[name] - value).cpu() for name, value in before.items()}
+        # In place: another copy of the weights would be the largest thing in memory.
+        return {name: value.neg_().add_(after[name]).cpu() for name, value in before.items()}
     if not isinstance(stage, Stage):
         before = changed_weights(ref)
         restore_stage(ref, stage, files)
