@@ -21,6 +21,7 @@ from typer.main import get_command
 from evaluators.redaction import redacted
 from search.cli import (
     check,
+    compare,
     confirm,
     data,
     evaluators,
@@ -71,6 +72,7 @@ app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
 app.command("confirm", epilog=confirm.EXAMPLES)(confirm.confirm)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("moved", epilog=moved.EXAMPLES)(moved.moved)
 app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)

@@ -57,7 +57,7 @@ def _print_heat_map(console: Console, heat: HeatMap) -> None:
 
 
 def _cell(heat: HeatMap, group: Group | None) -> Text:
-    text = heat.number(group)
+    text = heat.number(group, figures=2)
     if not text:
         return Text("")
     level = math.ceil(heat.heat(group) * (len(BARS) - 1))
@@ -69,7 +69,7 @@ def _print_table(
 ) -> None:
     if not rows:
         return
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for at, title in enumerate(head):
         table.add_column(Text(title), justify="right" if at else "left", overflow="fold")
     for row in rows:

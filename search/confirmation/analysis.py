@@ -16,6 +16,7 @@ import numpy as np
 from evaluators.scores import Item, Score
 from evaluators.stats.intervals import Interval, holm, t_p_value
 from evaluators.stats.replicates import (
+    CrossedEstimate,
     Replicated,
     Spread,
     difference_over_replicates,
@@ -117,6 +118,75 @@ def analyse(
         comparisons=comparisons,
         noise=tuple(floor for key in keys if (floor := _noise_floor(found, key)) is not None),
     )
+
+
+@dataclass(frozen=True)
+class FreshDifference:
+    """A score of two trials over fresh seeds."""
+
+    first: ConfirmedScore
+    """Of the first trial."""
+    second: ConfirmedScore
+    """Of the second one."""
+    estimate: CrossedEstimate
+    """The second less the first, paired over items."""
+    n_seeds: int
+    """Fresh seeds of the one that has fewer; the base, which is not trained, counts as any number."""
+
+
+def fresh_differences(
+    folder: StudyFolder,
+    trials: Sequence[TrialRecord],
+    base: TrialRecord | None,
+    first: int,
+    second: int,
+) -> dict[tuple[str, bool], FreshDifference]:
+    """Return how two trials differ over fresh seeds, by name of the score and whether it is the holdout's.
+
+    Empty unless both were confirmed; the base needs no confirmation. Spreads between seeds are drawn towards what all
+    confirmed trials have in common, as in `analyse`.
+
+    Args:
+        folder: The study's results.
+        trials: Of the study.
+        base: The untouched base, if it was scored.
+        first: Number of a trial.
+        second: Number of another one.
+    """
+    replicates = _replicates(folder, trials)
+    found = {
+        trial.number: _trial_scores(folder, trial, replicates[trial.number])
+        for trial in trials
+        if trial.number in replicates
+    }
+    if base is not None and base.boundaries:
+        found[base.number] = _base_scores(folder.trial(base.number), base)
+    if first not in found or second not in found or not {first, second} & set(replicates):
+        return {}
+    differences = {}
+    for key in found[first].keys() & found[second].keys():
+        sides = [found[number][key] for number in (first, second)]
+        spreads = _spreads(found, key)
+        if first not in spreads or second not in spreads:
+            continue
+        one, other = (side.replicated for side in sides)
+        assert one is not None
+        assert other is not None
+        scores = [
+            _confirmed(key, side, spreads[number])
+            for side, number in zip(sides, (first, second), strict=True)
+        ]
+        differences[key.name, key.is_holdout] = FreshDifference(
+            scores[0],
+            scores[1],
+            difference_over_replicates(other, one, spreads[second], spreads[first]),
+            min(
+                score.n_seeds
+                for score, number in zip(scores, (first, second), strict=True)
+                if number in replicates
+            ),
+        )
+    return differences
 
 
 def _replicates(

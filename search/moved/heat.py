@@ -43,8 +43,13 @@ class HeatMap:
     caption: str
     """How to read it, and what has no field."""
 
-    def number(self, group: Group | None) -> str:
-        """Return a size in the map's unit, all with the same number of decimals; `.` for what did not move."""
+    def number(self, group: Group | None, figures: int = 3) -> str:
+        """Return a size in the map's unit; `.` for what did not move.
+
+        Args:
+            group: What moved.
+            figures: Of the largest number; all have as many decimals.
+        """
         if group is None:
             return ""
         if not group.square:
@@ -52,7 +57,7 @@ class HeatMap:
         if group.size is None:
             return "?"
         factor = 100.0 if self.unit == "%" else 1e6
-        n_decimals = max(0, 2 - math.floor(math.log10(self.largest * factor)))
+        n_decimals = max(0, figures - 1 - math.floor(math.log10(self.largest * factor)))
         return f"{group.size * factor:.{n_decimals}f}"
 
     def heat(self, group: Group | None) -> float:

@@ -14,6 +14,8 @@ from search.moved.records import (
 
 MOST = 0.8
 """Share of a stage's change that counts as most of it."""
+WORTH_TELLING = 0.01
+"""Share of a change below which taking it back is nothing, however far beyond chance: models have many weights."""
 BEYOND_SDS = 4.0
 """Standard deviations of what random directions give beyond which something is called more than chance."""
 
@@ -68,17 +70,23 @@ def pair_sentence(pair: PairMoved, first: str, second: str) -> str:
         return f"{second} and {first}: one of them moved nothing."
     if not pair.shared:
         return f"{second} moves none of the weights that {first} moved: it overwrites nothing of it there."
+    cosine = f"cosine {cosine_text(pair.cosine)}"
     if abs(pair.cosine) <= BEYOND_SDS * pair.cosine_sd:
         text = (
-            f"{second} neither takes back nor repeats what {first} changed: cosine {pair.cosine:.3f}, no more than "
-            "unrelated changes have"
+            f"{second} neither takes back nor repeats what {first} changed: {cosine}, no more than unrelated changes "
+            "have"
+        )
+    elif abs(pair.taken_back) < WORTH_TELLING:
+        text = (
+            f"{second} neither takes back nor repeats as much as {percent(WORTH_TELLING)} of what {first} changed "
+            f"({cosine})"
         )
     elif pair.cosine < 0:
-        text = f"{second} takes back {percent(pair.taken_back)} of what {first} changed (cosine {pair.cosine:.3f})"
+        text = f"{second} takes back {percent(pair.taken_back)} of what {first} changed ({cosine})"
     else:
         text = (
             f"{second} goes on where {first} went: it adds {percent(-pair.taken_back)} to that change "
-            f"(cosine {pair.cosine:.3f})"
+            f"({cosine})"
         )
     if pair.shared < 0.995:
         text += f"; {percent(pair.shared)} of {first}'s change is in weights that both move"
@@ -92,6 +100,12 @@ def pair_sentence(pair: PairMoved, first: str, second: str) -> str:
         )
     ]
     return f"{text}. Of their leading directions they share {' and '.join(sides)}."
+
+
+def cosine_text(value: float) -> str:
+    """Return a cosine with three decimals, without a sign where it rounds to 0."""
+    text = f"{value:.3f}"
+    return text if float(text) else "0.000"
 
 
 def range_text(found: range) -> str:

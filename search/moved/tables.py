@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search.moved.heat import SHORT
 from search.moved.records import Group, Moved, by_kind
-from search.moved.sentences import percent
+from search.moved.sentences import cosine_text, percent
 
 RANKS = (
     "Effective rank of the change (exp of the entropy of its squared singular values), and after / the stable rank; "
@@ -40,7 +40,7 @@ def pair_rows(moved: Moved) -> list[list[str]]:
         cells = ["."] * 5
         if pair.cosine is not None and pair.cosine_sd is not None and pair.taken_back is not None:
             cells = [
-                f"{pair.cosine:.3f}±{pair.cosine_sd:.1g}",
+                f"{cosine_text(pair.cosine)}±{pair.cosine_sd:.1g}",
                 percent(pair.taken_back),
                 percent(pair.shared or 0.0),
                 _overlap_text(pair.right, pair.right_chance),

@@ -12,15 +12,13 @@ the difference of the weights, written to files and read back weight by weight.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from search.stages.adapters import Factors, adapter_factors, lora_layers
@@ -50,6 +48,9 @@ from search.stages.weight_change import (
 )
 from spaces.adapter import Full, Lora
 from spaces.recipe import Merge, Parallel, Stage
+
+_CHANGE = "change"
+"""Name of the tensor in a file of one change."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Walk:
         self.ref = ref
         self._folder = folder
         self._factors: list[dict[str, Factors]] = []
-        self._files: list[Path | None] = []
+        self._places: list[dict[str, Path]] = []
         kinds = weight_kinds(ref.model)
         self._weights = [
             WeightRow(
@@ -125,41 +126,40 @@ class Walk:
         Raises:
             StageError: The files do not fit this model and stage.
         """
-        changes = stage_changes(self.ref, stage, files)
-        self._factors.append(
-            {name: one for name, one in changes.items() if isinstance(one, Factors)}
-        )
-        dense = {name: one.contiguous() for name, one in changes.items() if isinstance(one, Tensor)}
-        self._files.append(None)
-        if dense:
-            self._files[-1] = self._folder / f"change-{len(self._files)}.safetensors"
-            save_file(dense, self._files[-1])
+        factors: dict[str, Factors] = {}
+        places: dict[str, Path] = {}
+        for name, change in stage_changes(self.ref, stage, files):
+            if isinstance(change, Factors):
+                factors[name] = change
+                continue
+            # A file each: one for all would pass through memory whole.
+            places[name] = self._folder / f"{len(self._factors)}-{len(places)}.safetensors"
+            save_file({_CHANGE: change.contiguous()}, places[name])
+        self._factors.append(factors)
+        self._places.append(places)
 
     def rows(self) -> Iterator[WeightRow]:
         """Yield every weight of the model, whether it moved or not."""
-        device = self.ref.device
-        with ExitStack() as held:
-            files = [
-                None if path is None else held.enter_context(safe_open(path, "pt", device=device))
-                for path in self._files
+        for row in self._weights:
+            changes: list[Change | None] = [
+                self._dense(places[row.name]) if row.name in places else factors.get(row.name)
+                for places, factors in zip(self._places, self._factors, strict=True)
             ]
-            names = [set() if file is None else set(file.keys()) for file in files]
-            for row in self._weights:
-                changes: list[Change | None] = [
-                    file.get_tensor(row.name)
-                    if file is not None and row.name in own
-                    else factors.get(row.name)
-                    for file, own, factors in zip(files, names, self._factors, strict=True)
-                ]
-                yield _measured(row, changes)
+            yield _measured(row, changes)
+
+    def _dense(self, path: Path) -> Tensor:
+        change: Tensor = load_file(path, device=self.ref.device)[_CHANGE]
+        return change
 
 
 @torch.no_grad()
-def stage_changes(ref: ModelRef, stage: Stage | Parallel | Merge, files: Path) -> dict[str, Change]:
-    """Bring the model to where `stage` left it and return what the stage changed, by canonical name of the weight.
+def stage_changes(
+    ref: ModelRef, stage: Stage | Parallel | Merge, files: Path
+) -> Iterator[tuple[str, Change]]:
+    """Bring the model to where `stage` left it and yield what the stage changed, by canonical name of the weight.
 
     A change is that of the weights in force, with adapters that lie on them; tensors are on the CPU and have the dtype
-    of the weights.
+    of the weights. The model is where it should be as soon as the first one is yielded.
 
     Args:
         ref: The model, where the stage began.
@@ -169,46 +169,50 @@ def stage_changes(ref: ModelRef, stage: Stage | Parallel | Merge, files: Path) -
     Raises:
         StageError: The files do not fit this model and stage.
     """
-    if isinstance(stage, Stage) and isinstance(stage.adapter, Full):
-        before = {
-            name: parameter.detach().clone()
-            for name, parameter in full_parameters(ref.model, stage.adapter).items()
-        }
-        restore_stage(ref, stage, files)
-        after = _parameters(ref.model)
-        # In place: another copy of the weights would be the largest thing in memory.
-        return {name: value.neg_().add_(after[name]).cpu() for name, value in before.items()}
-    if not isinstance(stage, Stage):
-        before = changed_weights(ref)
-        restore_stage(ref, stage, files)
-        both = before.keys() | changed_weights(ref).keys()
-        after = _parameters(ref.model)
-        return {
-            name: after[name].cpu()
-            - (before[name] if name in before else ref.base.original(name).cpu())
-            for name in both
-        }
-    if isinstance(stage.adapter, Lora) and stage.adapter.dora:
+    adapter = stage.adapter if isinstance(stage, Stage) else None
+    if isinstance(stage, Stage) and not isinstance(adapter, Full | None):
+        if not isinstance(adapter, Lora) or not adapter.dora:
+            yield from _factored_changes(ref, stage, files)
+            return
         # DoRA rescales what it lies on: its change is no product of factors.
-        names = [f"{path}.weight" for path in lora_modules(ref.model, stage.adapter)]
-        before = _in_force(ref.model, names)
+        names = [f"{path}.weight" for path in lora_modules(ref.model, adapter)]
+        start = _in_force(ref.model, names)
         restore_stage(ref, stage, files)
-        after = _in_force(ref.model, names)
-        return {name: after[name] - before[name] for name in names}
+        for name, value in _in_force(ref.model, names).items():
+            yield name, value - start[name]
+        return
+    if isinstance(adapter, Full):
+        # Adapters that lie on the model stay as they are: the change is that of the weights below.
+        names = list(full_parameters(ref.model, adapter))
+        plain = _parameters(ref.model)
+        start = {name: plain[name].clone() for name in names if ref.base.is_changed(name)}
+        restore_stage(ref, stage, files)
+        after = _parameters(ref.model)
+    else:
+        start = changed_weights(ref)
+        restore_stage(ref, stage, files)
+        after = _parameters(ref.model)
+        names = [name for name in after if name in start or ref.base.is_changed(name)]
+    for name in names:
+        # What no stage had changed is in memory as the base's own, and was not copied.
+        earlier = start.pop(name) if name in start else ref.base.original(name)
+        yield name, after[name].cpu() - earlier.cpu()
+
+
+def _factored_changes(ref: ModelRef, stage: Stage, files: Path) -> Iterator[tuple[str, Change]]:
     earlier: dict[str, Factors] = {}
     if ref.adapters and ref.adapters[-1].handoff == "continue":
         earlier = adapter_factors(ref.model, ref.adapters[-1].name)
-    found: dict[str, Change] = {}
-
-    def look() -> None:
-        for name, own in adapter_factors(ref.model, ref.adapters[-1].name).items():
-            start = earlier.get(name)
-            found[name] = (
-                own if start is None else added(own, Factors(start.a, start.b, -start.scale))
-            )
-
-    restore_stage(ref, stage, files, look)
-    return found
+    found: dict[str, Factors] = {}
+    restore_stage(
+        ref,
+        stage,
+        files,
+        lambda: found.update(adapter_factors(ref.model, ref.adapters[-1].name)),
+    )
+    for name, own in found.items():
+        start = earlier.get(name)
+        yield name, own if start is None else added(own, Factors(start.a, start.b, -start.scale))
 
 
 def _measured(row: WeightRow, changes: list[Change | None]) -> WeightRow:

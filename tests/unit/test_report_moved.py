@@ -103,7 +103,7 @@ def test_section_is_there_only_where_it_was_measured(study: StudyFolder) -> None
     page = report_html(load_view(study.path))
     (section,) = re.findall(r'<section id="moved".*?</section>', page, flags=re.S)
     assert '<a href="#moved">Where it moved</a>' in page
-    # The largest field of a stage, sqrt(4 / 100), has the full colour; others moved half as far. "all" is the only kind.
+    # The largest field of a stage, sqrt(4 / 100), has the full colour; others moved half as far.
     assert section.count('style="--heat: 60%">20.0<') == 4
     assert '<td class="number" style="--heat: 30%">10.0</td>' in section
     assert '<td class="number" style="--heat: 0%">.</td>' in section

@@ -56,7 +56,7 @@ def test_change_is_the_model_after_less_the_model_before(name: str, tmp_path: Pa
     originals = {key: value.detach().clone() for key, value in ref.model.named_parameters()}
     for step, place in zip(RECIPES[name], places, strict=True):
         before = state(ref)
-        changes = stage_changes(ref, step, place)
+        changes = dict(stage_changes(ref, step, place))
         after = state(ref)
         moved = 0.0
         for key in originals:
@@ -92,7 +92,7 @@ def test_stage_on_some_layers_moves_only_them(tmp_path: Path) -> None:
     norms = {row.name: row.square for row in rows}
     model = resident().fresh().model
     assert norms == {
-        name: pytest.approx(float(one.double().square().sum()))
+        name: pytest.approx(float(one.detach().double().square().sum()))
         for name, one in model.named_parameters()
     }
 
