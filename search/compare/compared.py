@@ -50,6 +50,8 @@ class Compared(Record):
     """Those of the second one."""
     outputs: tuple[OutputDifference, ...]
     """Replies that differ most."""
+    knows_training: bool
+    """Whether intervals know how far trainings of one recipe lie apart."""
     notes: tuple[str, ...]
     """What a reader must know beside the numbers."""
 
@@ -60,7 +62,10 @@ def verdict(compared: Compared) -> list[str]:
     objectives = [score for score in compared.scores if score.is_objective]
     others = [s for s in compared.scores if not s.is_objective and not s.is_holdout]
     holdout = [score for score in compared.scores if score.is_holdout]
-    told = [_overall(objectives, a, b)]
+    overall = _overall(objectives, a, b)
+    if not compared.knows_training and any(s.verdict in ("better", "worse") for s in objectives):
+        overall = f"As models, one training each: {overall[:1].lower()}{overall[1:]}"
+    told = [overall]
     told += [_detail(score, b) for score in objectives if score.verdict in ("better", "worse")]
     unseen = [score for score in objectives if score.verdict == "no difference seen"]
     told += [_unseen(score) for score in unseen]

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.scores import Direction, Item, Score
+from search.attribution.known import Known
 from search.attribution.targets import Target
 from search.compare.compared import Compared, Cost
 from search.compare.outputs import output_differences
 from search.compare.recipes import stage_differences
 from search.compare.scores import Key, Side, Spreads, score_differences
 from search.confirmation.analysis import FreshDifference, fresh_differences
-from search.confirmation.records import Confirmation, read_confirmation
+from search.confirmation.records import read_confirmation
 from search.errors import StudyError
+from search.explanations import ExplanationFolder
 from search.folders import StudyFolder
 from search.records import TrialRecord
 from search.spec import StudySpec
@@ -117,11 +119,9 @@ def compared(path: Path, a: str, b: str, n_outputs: int) -> Compared:
     directions: dict[str, Direction] = dict(
         zip((each.score for each in spec.objectives), spec.directions(), strict=True)
     )
-    confirmation = read_confirmation(first.folder)
     fresh = _fresh(first, second, records) if is_same_study else {}
-    scores = score_differences(
-        first.side(), second.side(), directions, fresh, _spreads(confirmation)
-    )
+    spreads = _spreads(first.folder, records)
+    scores = score_differences(first.side(), second.side(), directions, fresh, spreads)
     base = next((each for each in records if each.boundaries and not each.recipe.stages), None)
     return Compared(
         a=first.name,
@@ -140,7 +140,8 @@ def compared(path: Path, a: str, b: str, n_outputs: int) -> Compared:
             Model(first.folder, base, "the base").items() if base else (),
             n_outputs,
         ),
-        notes=tuple(_notes(first, second, bool(fresh), confirmation, [*records, *other_records])),
+        knows_training=bool(fresh or spreads.by_score),
+        notes=tuple(_notes(first, second, bool(fresh), spreads, [*records, *other_records])),
     )
 
 
@@ -170,16 +171,16 @@ def _fresh(first: Model, second: Model, records: list[TrialRecord]) -> dict[Key,
     return fresh_differences(first.folder, records, base, first.record.number, second.record.number)
 
 
-def _spreads(confirmation: Confirmation | None) -> Spreads:
-    if confirmation is None:
-        return Spreads()
-    return Spreads(
-        {
-            (floor.name, floor.is_holdout): (floor.sd**2, floor.df)
-            for floor in confirmation.noise
-            if floor.df
-        }
-    )
+def _spreads(folder: StudyFolder, records: list[TrialRecord]) -> Spreads:
+    """Return how far trainings of one recipe lie apart: from confirmed trials, else from those of explanations."""
+    known = Known.of([*records, *ExplanationFolder(folder).records()])
+    found: dict[Key, tuple[float, int]] = {
+        (name, False): known.seed_spread(name) for name in known.directions
+    }
+    confirmation = read_confirmation(folder)
+    for floor in confirmation.noise if confirmation else ():
+        found[floor.name, floor.is_holdout] = (floor.sd**2, floor.df)
+    return Spreads({key: spread for key, spread in found.items() if spread[1]})
 
 
 def _broken(record: TrialRecord, spec: StudySpec) -> tuple[str, ...]:
@@ -198,7 +199,7 @@ def _notes(
     first: Model,
     second: Model,
     has_fresh: bool,
-    confirmation: Confirmation | None,
+    spreads: Spreads,
     records: list[TrialRecord],
 ) -> list[str]:
     notes = []
@@ -207,7 +208,7 @@ def _notes(
             "Both are judged by fresh seeds alone: what the search saw was the reason to look at them."
         )
         return notes
-    if confirmation is None:
+    if not spreads.by_score:
         notes.append(
             "Intervals are from items alone. How far two trainings of one recipe lie apart is not in them, and is "
             "often as much: so this is about these two models, and not yet about their recipes; `apportion confirm` "
@@ -216,7 +217,7 @@ def _notes(
     else:
         notes.append(
             "Not both were confirmed: intervals are from items, and from how far trainings of other recipes lie "
-            "apart."
+            "apart, where that is known."
         )
     n_scored = sum(bool(record.boundaries) for record in records)
     if n_scored > 10:

@@ -163,7 +163,7 @@ def test_correction_is_over_objectives_and_apart_over_all_else() -> None:
 COST = Cost(n_stages=1, trained_tokens=1, train_seconds=1.0, most_trainable=1, trial_seconds=1.0)
 
 
-def both(*scores: ScoreDifference) -> list[str]:
+def both(*scores: ScoreDifference, knows_training: bool = True) -> list[str]:
     return verdict(
         Compared(
             a="trial 3",
@@ -177,6 +177,7 @@ def both(*scores: ScoreDifference) -> list[str]:
             a_broken=(),
             b_broken=("retention.kl <= 0.2",),
             outputs=(),
+            knows_training=knows_training,
             notes=(),
         )
     )
@@ -200,6 +201,10 @@ def test_verdict_says_better_only_for_what_is_shown() -> None:
     )
     assert both(better, worse)[0] == (
         "Trial 7 and trial 3 trade: trial 7 is better in tone and worse in form."
+    )
+    # From one training each nothing is said of recipes.
+    assert both(better, knows_training=False)[0] == (
+        "As models, one training each: trial 7 is better than trial 3 in tone."
     )
     told = both(same)
     assert told[0] == (
