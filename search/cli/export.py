@@ -29,8 +29,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="`peft` (an adapter), `merged` (a model), `recipe` (recipe.yaml with its rows), `trl` "
-            "(configurations, rows and a script for that tool).",
+            help="`peft` (an adapter), `merged` (a model), `recipe` (recipe.yaml with its rows), or what "
+            "another tool reads, with rows and a script: `trl`, `llamafactory`, `axolotl`, `mergekit`.",
         ),
     ],
     out: Annotated[

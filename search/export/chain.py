@@ -20,7 +20,7 @@ from search.rows import Row
 from search.stages.base_model import pretrained_place, skeleton
 from search.stages.drawing import Drawing
 from search.stages.going_on import Before
-from search.stages.places import lora_modules
+from search.stages.places import full_parameters, lora_modules
 from search.stages.row_view import Reading
 from search.stages.tokens import TokenRow
 from spaces.adapter import Full
@@ -50,6 +50,8 @@ class Run:
     modules: tuple[str, ...]
     """Names by which PEFT finds the modules of a LoRA adapter: the last part of their paths where that means them and
     no others, else whole paths. Empty for full weights."""
+    parameters: tuple[str, ...]
+    """Names of the parameters that move where full training is of a part of the weights; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def read_chain(job: Job, tool: Tool) -> Chain:
                 ),
                 formats=tuple(drawing.sources[name].format for name, _ in drawn),
                 modules=_modules(job, model, one.stage),
+                parameters=_parameters(job, model, one.stage),
             )
         )
     return Chain(job, tuple(runs))
@@ -130,6 +133,16 @@ def _modules(job: Job, model: Any, stage: Stage) -> tuple[str, ...]:
     except StageError as error:
         raise SpecError(f"{job.name}: {stage.influence}: {error}") from error
     return peft_names(paths, [name for name, _ in model.named_modules()])
+
+
+def _parameters(job: Job, model: Any, stage: Stage) -> tuple[str, ...]:
+    adapter = stage.adapter
+    if not isinstance(adapter, Full) or (adapter.targets, adapter.layers) == ("everything", "all"):
+        return ()
+    try:
+        return tuple(full_parameters(model, adapter))
+    except StageError as error:
+        raise SpecError(f"{job.name}: {stage.influence}: {error}") from error
 
 
 def peft_names(paths: set[str], modules: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(to_json(row) + "\n" for row in rows)
+
+
+def write_tokens(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as a folder of `datasets.save_to_disk`."""
+    from datasets import Dataset
+
+    Dataset.from_list(list(rows)).save_to_disk(path)
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:

@@ -19,6 +19,9 @@ TARGETS = {
     "merged": "search.export.merged",
     "recipe": "search.export.recipe",
     "trl": "search.export.trl",
+    "llamafactory": "search.export.llamafactory",
+    "axolotl": "search.export.axolotl",
+    "mergekit": "search.export.mergekit",
 }
 """Name to module."""
 Export = Callable[[Job, Path, Means], list[str]]

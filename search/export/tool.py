@@ -80,6 +80,33 @@ def checked_chain(job: Job, tool: Tool) -> list[Stage]:
     return chain
 
 
+def check_precision(job: Job, tool: Tool) -> None:
+    """Refuse studies whose weights a tool would keep in another precision than the trial did.
+
+    Raises:
+        SpecError: It would.
+    """
+    computed, kept = job.spec.training.precision, job.spec.base.dtype
+    place = f"precision: {computed}"
+    if computed != kept:
+        refuse(
+            job,
+            0,
+            place,
+            f"{tool.name} keeps weights in the precision it computes in, and here they are kept in {kept}; use --to "
+            "trl, or make base.dtype and training.precision equal",
+        )
+    stages = job.record.recipe.stages
+    is_full = any(isinstance(one.adapter, Full) for one in stages if isinstance(one, Stage))
+    if computed == "bfloat16" and is_full:
+        refuse(
+            job,
+            0,
+            place,
+            f"{tool.name} may train full weights in float32 then, and apportion trained bfloat16; use --to trl",
+        )
+
+
 def _check_stage(job: Job, tool: Tool, number: int, stage: Stage) -> None:
     if stage.method == "joint":
         refuse(

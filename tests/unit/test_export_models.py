@@ -123,7 +123,7 @@ def test_a_lost_model_is_trained_again_only_when_asked_and_is_the_same(
     shutil.copytree(results, copy)
     shutil.rmtree(copy / "store")
     line = refusal(capsys, str(copy), "1", "--to", "merged", "--out", "new")
-    assert "does not hold trial 1's model any more; add --train" in line
+    assert "a model of trial 1, any more; add --train" in line
     assert not Path("new").exists()
     again = exported(copy, 1, "merged", "new", "--train")
     kept = exported(results, 1, "merged", "kept")
