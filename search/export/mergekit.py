@@ -33,7 +33,8 @@ _RUN = f"""\
 # Combines the models of this folder with mergekit, as the trial did. Install requirements.txt first.
 set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
-mergekit-yaml {CONFIG} {RESULT} "$@"
+# Its own card would look the folders up on the hub.
+mergekit-yaml {CONFIG} {RESULT} --no-write-model-card "$@"
 echo "model: {RESULT}"
 """
 _ORIGIN = (

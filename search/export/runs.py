@@ -31,8 +31,8 @@ echo "model: {final}"
 _ORIGIN = (
     "This folder repeats the trial with {tool}: `run.sh` runs its stages in turn and leaves the model in `{final}`. "
     "Each run makes one pass over its rows as they lie, which is the dose that the trial consumed; losses, batches, "
-    "optimizer and schedule are the trial's. Random numbers are not: where adapters begin and what dropout drops "
-    "differ, so scores agree as those of trainings with different seeds do."
+    "optimizer, schedule and seed are the trial's. A tool may draw random numbers in another order, where "
+    "adapters begin or dropout drops; then scores agree as those of trainings with different seeds do."
 )
 
 
