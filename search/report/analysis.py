@@ -24,6 +24,7 @@ from search.report.moved import moved_trials
 from search.report.orders import OrderRow, order_rows
 from search.report.samples import Sample, load_samples
 from search.report.view import StudyView
+from search.report.warnings import Hack, hacks
 from spaces.space import Space
 
 if TYPE_CHECKING:
@@ -100,25 +101,42 @@ class Analysis:
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
-        """The trial that `apportion recommend` names without wishes; None while there is nothing to choose from."""
-        if not self.completed or len(self.objectives) < len(self.view.objectives):
-            return None
-        targets = [Target.of(constraint) for constraint in self.view.spec.constraints]
-        if any(target.score not in self.known.directions for target in targets):
-            return None
-        return recommend(self.known, self.completed, self.objectives, targets)
+        """What `apportion recommend` says without wishes; None while there is nothing to choose from."""
+        return self._recommend(self.completed)
+
+    @cached_property
+    def is_base_preferred(self) -> bool:
+        """Whether the untouched base is recommended, and `recommended` is the best of what was trained."""
+        found = self.recommendation
+        return found is not None and self._is_untouched(found) and self.recommended is not None
 
     @cached_property
     def recommended(self) -> TrialRecord | None:
-        """The recommended trial; None where none keeps all constraints."""
+        """The recommended trial; where that is the base, the one that the same rule takes of those with stages.
+
+        None where none keeps all constraints, or none with stages is on the front.
+        """
         found = self.recommendation
+        if found is not None and self._is_untouched(found):
+            front = [trial for trial in self.completed if trial.number in self.view.front]
+            found = self._recommend([trial for trial in front if trial.recipe.stages])
         return self.by_number[found.trial.trial] if found is not None and found.trial else None
+
+    def _recommend(self, trials: list[TrialRecord]) -> Recommendation | None:
+        targets = [Target.of(constraint) for constraint in self.view.spec.constraints]
+        asked = {*(each.name for each in self.view.objectives), *(t.score for t in targets)}
+        if not trials or not asked <= self.known.directions.keys():
+            return None
+        return recommend(self.known, trials, self.objectives, targets)
+
+    def _is_untouched(self, found: Recommendation) -> bool:
+        return found.trial is not None and not self.by_number[found.trial.trial].recipe.stages
 
     @cached_property
     def routes(self) -> Routes | None:
         """Trials that score like the recommended one and are made differently; None without one that has stages."""
         first = self.recommended
-        if first is None or not first.recipe.stages:
+        if first is None:
             return None
         candidates = [trial for trial in self.completed if trial.number in self.view.feasible]
         margins = {name: self.margins[name] for name in self.objectives}
@@ -157,6 +175,11 @@ class Analysis:
     def samples(self) -> dict[int, list[Sample]]:
         """Sample generations by trial."""
         return load_samples(self.view)
+
+    @cached_property
+    def hacks(self) -> list[Hack]:
+        """Trials of the front whose replies collapsed while they gained."""
+        return hacks(self.view)
 
     @cached_property
     def explanations(self) -> tuple[Explanation, ...]:

@@ -46,6 +46,8 @@ class Figure:
     recommended: Mark | None
     line: str
     """Path that joins the front members which hold out in these two objectives alone."""
+    chosen: str
+    """What the recommended trial is called; where the base is recommended, what comes next."""
     text: str
     """What it shows, in words."""
 
@@ -100,6 +102,7 @@ def figure(analysis: Analysis) -> Figure | None:
         base=mark(view.base),
         recommended=mark(analysis.recommended),
         line=_line(x_axis, y_axis, x, y, [points[n] for n in view.front if n in points]),
+        chosen="best of what was trained" if analysis.is_base_preferred else "recommended",
         text=_text(analysis, x, y),
     )
 
@@ -156,7 +159,8 @@ def _text(analysis: Analysis, x: Objective | None, y: Objective) -> str:
     text = f"{names} of {len(view.feasible):,} feasible trials, {len(view.front):,} of them on the front."
     if analysis.recommended is not None:
         trial = analysis.recommended
-        text += f" Recommended: trial {trial.number} at {_scores(trial, x, y)}."
+        what = "Best of what was trained" if analysis.is_base_preferred else "Recommended"
+        text += f" {what}: trial {trial.number} at {_scores(trial, x, y)}."
     if view.base is not None:
         text += f" The untouched base: {_scores(view.base, x, y)}."
     return text

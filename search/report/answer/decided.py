@@ -24,7 +24,7 @@ _HOW: dict[Kind, str] = {
 def decided(analysis: Analysis) -> str:
     """Return which stage of the recommended recipe did most, and what it cost."""
     trial = analysis.recommended
-    if trial is None or not trial.recipe.stages:
+    if trial is None:
         return "There is no recommended recipe with stages, so there is nothing to attribute."
     found = analysis.explanation(trial.number)
     if found is None:

@@ -8,14 +8,20 @@ from search.report.answer.words import effects_text, listed, results_path
 from search.report.gains import holdout_gains, shown_gains, shown_losses
 from search.report.kinds import kind_rows
 from search.report.numbers import count_text
+from search.report.warnings import REPEATED
 
 
 def holds(analysis: Analysis) -> str:
     """Return whether it holds: fresh seeds, holdout, kinds that were held out."""
     trial = analysis.recommended
-    if trial is None or not trial.recipe.stages:
+    if trial is None:
         return "There is no recommended recipe whose gains could hold or not."
-    parts = [_confirmed(analysis, trial), _held_out(analysis, trial), _imitated(analysis, trial)]
+    parts = [
+        _confirmed(analysis, trial),
+        _held_out(analysis, trial),
+        _imitated(analysis, trial),
+        _hacked(analysis, trial),
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -67,3 +73,13 @@ def _imitated(analysis: Analysis, trial: TrialRecord) -> str:
     if marked:
         return f"In {listed(marked)} it imitates: on kinds that were held out it gains less than on seen ones."
     return "On kinds that were held out it is not shown to do worse than on seen ones."
+
+
+def _hacked(analysis: Analysis, trial: TrialRecord) -> str:
+    own = [hack for hack in analysis.hacks if hack.trial == trial.number]
+    if not own:
+        return ""
+    worst = max(own, key=lambda hack: hack.n_faulty / hack.n_replies)
+    replies = count_text(worst.n_replies, "reply", "replies")
+    verb = "" if worst.fault == REPEATED else "are "
+    return f"Read its replies first: {worst.n_faulty:,} of {replies} to {worst.evaluator} {verb}{worst.fault}."

@@ -35,15 +35,20 @@ def reached(analysis: Analysis) -> str:
             f"None of {count_text(found.n_candidates, 'complete trial')} keeps every constraint; nearest is trial "
             f"{found.nearest.trial}, outside by {' and '.join(missed)}."
         )
-    trial = analysis.by_number[found.trial.trial]
     rule = "the knee of the front" if found.is_knee else "nearest to the front's best values"
-    if not trial.recipe.stages:
+    trial = analysis.recommended
+    if trial is None:
+        untouched = analysis.by_number[found.trial.trial]
         return (
-            f"Nothing that was tried is a better compromise than the untouched base, {rule} itself "
-            f"({_own_scores(analysis, trial)}); of {count_text(len(view.feasible), 'feasible trial')} "
-            f"{len(view.front):,} {'is' if len(view.front) == 1 else 'are'} on the front."
+            f"Of {count_text(len(view.feasible), 'feasible trial')} none with stages is on the front: the untouched base "
+            f"is at least as good in every objective ({_own_scores(analysis, untouched)})."
         )
     head = f"Trial {trial.number} ({trial.recipe.order_label()}), {rule}, reaches "
+    if analysis.is_base_preferred:
+        head = (
+            f"The untouched base itself is {rule}; of what was trained, trial {trial.number} "
+            f"({trial.recipe.order_label()}) comes nearest and reaches "
+        )
     if view.base is None:
         return (
             f"{head}{_own_scores(analysis, trial)}; the base was not scored, so how much of it is gain is unknown: "

@@ -1,0 +1,361 @@
+"""Every sentence of the answer follows the data: other data, another sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from answers import BASE, Law, analysis_of, confirmed, trial
+from planted import recipe
+
+from evaluators.scores import Score
+from search.records import TrialRecord
+from search.report.analysis import Analysis
+from search.report.answer import holds as holds_module
+from search.report.answer.decided import decided
+from search.report.answer.degree import degree
+from search.report.answer.holds import holds
+from search.report.answer.order import order
+from search.report.answer.reached import reached
+from search.report.kinds import KindRow
+from search.report.routes import another_way, routes_sentence
+from search.report.summary import summary
+from search.report.warnings import EMPTY, Hack
+from spaces.recipe import Recipe
+
+A, B, C, AB, BA = recipe("a"), recipe("b"), recipe("c"), recipe("a", "b"), recipe("b", "a")
+
+
+def law(
+    form: Mapping[str, float], drift: Mapping[str, float] | float = 0.02, start: float = 0.1
+) -> Law:
+    """Influences add to form and drift, each time they run."""
+    steps = drift if isinstance(drift, Mapping) else dict.fromkeys("abc", drift)
+    return lambda names: {
+        "form": start + sum(form.get(name, 0.0) for name in names),
+        "drift": sum(steps.get(name, 0.0) for name in names),
+    }
+
+
+def table(rows: Mapping[tuple[str, ...], tuple[float, float]]) -> Law:
+    """Form and drift as listed by order."""
+    return lambda names: dict(zip(("form", "drift"), rows[tuple(names)], strict=True))
+
+
+def study(folder: Path, made: Law, *recipes: Recipe, stderr: float | None = 0.01) -> Analysis:
+    """The base and these recipes, in that order, scored by a law."""
+    listed = [BASE, *recipes]
+    records = [trial(at, each, made, stderr) for at, each in enumerate(listed)]
+    return analysis_of(folder, records, with_holdout=False)
+
+
+# Reached
+
+
+def test_without_a_finished_trial_there_is_no_answer_yet(tmp_path: Path) -> None:
+    assert reached(analysis_of(tmp_path, [])).startswith("No trial has finished yet")
+
+
+def test_a_gain_beyond_noise_is_a_gain_and_its_reverse_is_none(tmp_path: Path) -> None:
+    text = reached(study(tmp_path / "up", law({"a": 0.4}), A))
+    assert text.startswith(
+        "The untouched base itself is nearest to the front's best values; of what was"
+    )
+    assert "trial 1 (a) comes nearest and reaches form 0.500 ± 0.020" in text
+    assert "(base 0.100 ± 0.020)" in text
+    assert "it gains on the base in form (before correcting for having picked it)" in text
+    text = reached(study(tmp_path / "down", law({"a": -0.05}), A))
+    assert text == (
+        "Of 2 feasible trials none with stages is on the front: the untouched base is at least as good in every "
+        "objective (form 0.100 ± 0.020, drift 0.000 ± 0.020)."
+    )
+
+
+def test_a_knee_is_called_so(tmp_path: Path) -> None:
+    rows = {(): (0.1, 0.0), ("a",): (0.5, 0.02), ("b",): (0.6, 0.3)}
+    text = reached(study(tmp_path, table(rows), A, B))
+    assert text.startswith("Trial 1 (a), the knee of the front, reaches form 0.500 ± 0.020")
+
+
+def test_a_loss_is_told_beside_the_gain(tmp_path: Path) -> None:
+    assert "it loses in drift" in reached(study(tmp_path / "1", law({"a": 0.4}, 0.1), A))
+    text = reached(study(tmp_path / "2", law({"a": 0.4}, 0.02), A))
+    assert "loses" not in text
+    assert "no difference is shown in drift" in text
+
+
+def test_a_difference_within_noise_is_no_gain_and_says_what_it_takes(tmp_path: Path) -> None:
+    text = reached(study(tmp_path, law({"a": 0.03}, 0.0), A, stderr=0.03))
+    assert "no gain over the base is shown" in text
+    # (1.96 * sqrt(2) * 0.03 / 0.03) ** 2 = 7.68
+    assert "the nearest, form +0.03 (-0.05..+0.11), would take about 7.7 times the items" in text
+
+
+def test_without_standard_errors_no_gain_is_claimed(tmp_path: Path) -> None:
+    text = reached(study(tmp_path, law({"a": 0.4}, 0.0), A, stderr=None))
+    assert "no gain over the base is shown" in text
+    assert "times the items" not in text
+
+
+def test_without_a_base_what_is_gain_is_unknown(tmp_path: Path) -> None:
+    found = analysis_of(tmp_path, [trial(0, A, law({"a": 0.4}))])
+    assert "the base was not scored, so how much of it is gain is unknown" in reached(found)
+
+
+def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Path) -> None:
+    records = [trial(0, A, law({}, 0.5)), trial(1, B, law({}, 0.3))]
+    found = analysis_of(tmp_path, records, at_most=0.1)
+    assert reached(found) == (
+        "None of 2 complete trials keeps every constraint; nearest is trial 1, outside by 0.2 in drift (at 0.3)."
+    )
+
+
+def test_fresh_seeds_overrule_what_the_search_saw(tmp_path: Path) -> None:
+    found = study(tmp_path, law({"a": 0.4}), A)
+    text = reached(confirmed(found, 1, form=0.42, is_gain=True))
+    assert "form 0.42 (0.4 to 0.44)" in text
+    assert "gains on the base in form (with fresh seeds)" in text
+    assert "no gain over the base is shown" in reached(confirmed(found, 1, 0.1, is_gain=False))
+
+
+# Decided
+
+
+def test_the_stage_that_gives_most_decides_and_its_cost_is_told(tmp_path: Path) -> None:
+    # c has the best form at a high price, which makes a > b the knee.
+    gives, drifts = {"a": 0.5, "b": 0.1, "c": 0.65}, {"a": 0.1, "b": 0.0, "c": 0.5}
+    found = study(tmp_path / "a", law(gives, drifts), A, B, AB, C)
+    assert decided(found) == (
+        "The stage a, one of 2 stages of trial 3, changes form by +0.50 (+0.48..+0.52) over all orders in which its "
+        "stages may join; it costs drift +0.10 (+0.08..+0.12) and 1.0k training tokens."
+    )
+    other = study(tmp_path / "b", law({"a": 0.1, "b": 0.5}, 0.0), A, B, AB)
+    assert decided(other).startswith("The stage b, one of 2 stages of trial 3, changes form by")
+    assert "it costs 1.0k training tokens; no loss in another score is shown" in decided(other)
+
+
+def test_where_subsets_are_missing_the_sentence_says_how_it_was_measured(tmp_path: Path) -> None:
+    found = study(tmp_path / "last", law({"a": 0.1, "b": 0.5}, 0.0), AB)
+    assert "changes form by +0.50 (+0.47..+0.53) against the recipe without it" in decided(found)
+    found = study(tmp_path / "first", law({"a": 0.5, "b": 0.0}, 0.0), AB)
+    text = decided(found)
+    assert text.startswith("The stage a, one of 2 stages of trial 1, changes form by +0.50")
+    assert "from before it to after it" in text
+    assert "what it gives elsewhere, `apportion explain results/study 1 --train` tells" in text
+
+
+def test_stages_within_noise_decide_nothing_and_the_nearest_is_named(tmp_path: Path) -> None:
+    text = decided(study(tmp_path, law({"a": 0.03}, 0.0), A, stderr=0.03))
+    assert text.startswith("No stage of trial 1 is shown to improve an objective beyond noise")
+    assert "the nearest is form at a" in text
+    assert "7.7 times the items" in text
+
+
+def test_the_base_has_nothing_to_attribute(tmp_path: Path) -> None:
+    assert "nothing to attribute" in decided(study(tmp_path, law({"a": -0.2}), A))
+
+
+# Order
+
+FORWARD = {(): (0.1, 0.0), ("a",): (0.3, 0.02), ("b",): (0.3, 0.02), ("a", "b"): (0.5, 0.04)}
+
+
+def both_orders(folder: Path, form: float, stderr: float = 0.01) -> Analysis:
+    """Trial 1 is a > b with a form of .5; trial 2 is b > a with the given one."""
+    return study(folder, table({**FORWARD, ("b", "a"): (form, 0.04)}), AB, BA, stderr=stderr)
+
+
+def test_a_better_order_improves_and_a_worse_one_worsens(tmp_path: Path) -> None:
+    text = order(both_orders(tmp_path / "worse", 0.3))
+    assert text.startswith(
+        "Order matters: b first instead of last in trial 1 worsens form by -0.20"
+    )
+    text = order(both_orders(tmp_path / "better", 0.8))
+    # The better order is the recommended one, so that the other is held against it.
+    assert text.startswith(
+        "Order matters: a first instead of last in trial 2 worsens form by -0.30"
+    )
+
+
+def test_an_equal_order_is_only_called_equal_where_noise_is_small(tmp_path: Path) -> None:
+    text = order(both_orders(tmp_path / "small", 0.5, stderr=0.005))
+    assert text.startswith("Order is shown not to matter here: in 1 comparison")
+    text = order(both_orders(tmp_path / "large", 0.48, stderr=0.05))
+    assert text.startswith("Order is not shown to matter, nor not to: of 1 comparison")
+
+
+def test_an_order_that_nobody_tried_is_unknown_and_has_a_price(tmp_path: Path) -> None:
+    text = order(study(tmp_path, law({"a": 0.2, "b": 0.2}), AB))
+    assert text.startswith("Whether order matters is not known")
+    # b > a (2,000 tokens), a > b > a and a > b > b (3,000 each)
+    assert (
+        "`apportion explain results/study 1 --train --order` takes 3 trainings, at most 8,000"
+        in text
+    )
+
+
+def test_repeating_is_told_apart_from_order(tmp_path: Path) -> None:
+    twice = recipe("a", "a")
+    text = order(study(tmp_path / "up", law({"a": 0.2}, 0.0), A, twice))
+    assert "Repeating: a once more at the end" in text
+    assert "improves form by +0.20" in text
+    text = order(
+        study(
+            tmp_path / "flat",
+            table({(): (0.1, 0.0), ("a",): (0.5, 0.0), ("a", "a"): (0.5, 0.0)}),
+            A,
+            twice,
+        )
+    )
+    assert "Repeating a stage is not shown to change a score (1 comparison)" in text
+
+
+# Degree
+
+DOSES = [round(500 * 32 ** (at / 23)) for at in range(24)]
+
+
+def dosed(folder: Path, response: Mapping[int, float], chosen: int) -> Analysis:
+    """Trials of one stage of `a` with many doses; the one with the chosen dose drifts less and is the knee."""
+    records: list[TrialRecord] = [trial(0, BASE, law({}))]
+    for at, (dose, form) in enumerate(response.items(), start=1):
+        drift = 0.2 if dose == chosen else 0.4
+        records.append(trial(at, recipe(("a", dose)), law({"a": form}, drift), stderr=0.002))
+    return analysis_of(folder, records, with_holdout=False)
+
+
+def wobble(at: int) -> float:
+    """A little noise that repeats itself."""
+    return 0.01 * ((at * 7) % 5 - 2)
+
+
+def test_a_dose_that_turns_is_told_with_where_the_recommended_trial_stands(tmp_path: Path) -> None:
+    turning = {
+        dose: 0.4 - 0.2 * math.log(dose / 3000) ** 2 + wobble(at) for at, dose in enumerate(DOSES)
+    }
+    below = degree(dosed(tmp_path / "below", turning, DOSES[8]))
+    assert below.startswith("More of a than ")
+    assert "makes form worse again; trial 9 takes 1.7k, less." in below
+    above = degree(dosed(tmp_path / "above", turning, DOSES[15]))
+    assert "trial 16 takes 4.8k, more." in above
+
+
+def test_a_dose_that_saturates_and_one_that_only_grows_read_differently(tmp_path: Path) -> None:
+    saturating = {d: 0.4 * (1 - math.exp(-d / 1000)) + wobble(i) / 4 for i, d in enumerate(DOSES)}
+    text = degree(dosed(tmp_path / "saturates", saturating, DOSES[20]))
+    assert text.startswith("a has 95 % of its effect on form by ")
+    assert "takes 10k, more." in text
+    growing = {d: 0.1 * math.log(d / 400) + wobble(i) / 4 for i, d in enumerate(DOSES)}
+    text = degree(dosed(tmp_path / "grows", growing, DOSES[20]))
+    assert text.startswith("The dose of a matters for form over 500 to 16k tokens; no point of")
+
+
+def test_doses_that_do_nothing_and_doses_that_nobody_varied_are_told_apart(tmp_path: Path) -> None:
+    flat = {dose: 0.2 + wobble(at) for at, dose in enumerate(DOSES)}
+    text = degree(dosed(tmp_path / "flat", flat, DOSES[3]))
+    assert text.startswith("No dose is shown to play a part (")
+    few = dict(list(flat.items())[:3])
+    text = degree(dosed(tmp_path / "few", few, DOSES[0]))
+    assert text.startswith("How doses act is not known: a was scored at 3 doses, a curve takes 8.")
+
+
+def test_strength_is_the_share_of_the_largest_dose_allowed(tmp_path: Path) -> None:
+    text = degree(study(tmp_path, law({"a": 0.3}), recipe(("a", 4000))))
+    assert "Of the largest dose allowed, trial 1 takes a at 25 %; it does without b and c." in text
+
+
+def test_a_stage_that_does_nothing_could_be_left_out_and_one_that_does_could_not(
+    tmp_path: Path,
+) -> None:
+    def tried(name: str, gain: float, *recipes: Recipe) -> Analysis:
+        made = law({"a": 0.5, "b": gain, "c": 0.75}, {"a": 0.02, "b": 0.0, "c": 0.5})
+        return study(tmp_path / name, made, *recipes, C, stderr=0.002)
+
+    idle = tried("idle", 0.001, A, B, AB)
+    assert "b could be left out of trial 3: no score changes by more than its margin." in degree(
+        idle
+    )
+    both = tried("both", 0.2, A, B, AB)
+    assert "No stage of trial 3 is shown to be useless." in degree(both)
+    untried = tried("untried", 0.2, AB)
+    assert "Whether a could be left out was not tried." in degree(untried)
+
+
+# Holds
+
+
+def held(folder: Path, base: float, own: float) -> Analysis:
+    made = law({"a": 0.4})
+    return analysis_of(folder, [trial(0, BASE, made, holdout=base), trial(1, A, made, holdout=own)])
+
+
+def test_the_holdout_decides_whether_a_gain_holds(tmp_path: Path) -> None:
+    up = holds(held(tmp_path / "up", 0.1, 0.4))
+    assert "On the holdout it gains on the base in form_new +0.30 (+0.27..+0.33)." in up
+    down = holds(held(tmp_path / "down", 0.4, 0.1))
+    assert "On the holdout it loses in form_new -0.30 (-0.33..-0.27)." in down
+    same = holds(held(tmp_path / "same", 0.4, 0.41))
+    assert "On the holdout no difference from the base is shown in 1 score." in same
+    none = holds(study(tmp_path / "none", law({"a": 0.4}), A))
+    assert "The study has no holdout" in none
+
+
+def test_confirmation_is_told_or_asked_for(tmp_path: Path) -> None:
+    found = study(tmp_path, law({"a": 0.4}), A)
+    asked = "Not trained again with fresh seeds: `apportion confirm results/study` does."
+    assert asked in holds(found)
+    gain = holds(confirmed(found, 1, 0.4, is_gain=True, ties=(0, 7)))
+    assert "3 fresh seeds confirm a gain on the base in form; trial 1 ties with trial 7." in gain
+    none = holds(confirmed(found, 1, 0.1, is_gain=False))
+    assert "3 fresh seeds confirm no gain over the base." in none
+
+
+@pytest.mark.parametrize(
+    ("imitates", "said"),
+    [(True, "In form_new it imitates"), (False, "not shown to do worse than on seen ones")],
+)
+def test_imitation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imitates: bool, said: str
+) -> None:
+    found = study(tmp_path, law({"a": 0.4}), A)
+    seen = Score(name="form_new", value=0.5, n=9, unit="share", direction="maximise")
+    row = KindRow(found.by_number[1], seen, seen, None, None, imitates)
+    monkeypatch.setattr(holds_module, "kind_rows", lambda view: [row])
+    assert said in holds(found)
+
+
+def test_a_suspected_hack_is_told_of_the_recommended_trial_alone(tmp_path: Path) -> None:
+    def with_hack(folder: Path, number: int) -> Analysis:
+        found = study(folder, law({"a": 0.4}), A)
+        found.__dict__["hacks"] = [Hack(number, "form", False, EMPTY, 9, 12, 0, ("form",))]
+        return found
+
+    assert "Read its replies first: 9 of 12 replies to form are empty." in holds(
+        with_hack(tmp_path / "1", 1)
+    )
+    assert "Read its replies" not in holds(with_hack(tmp_path / "7", 7))
+
+
+# Another way
+
+
+def test_another_way_is_named_only_where_it_is_shown_to_score_alike(tmp_path: Path) -> None:
+    alike = table({(): (0.1, 0.0), ("a",): (0.5, 0.02), ("b",): (0.5, 0.021)})
+    found = study(tmp_path / "alike", alike, A, B, stderr=0.0003)
+    assert another_way(found) == (
+        "Trial 2 (b) is shown to score like trial 1 and is made differently: 1.0k tokens against 1.0k."
+    )
+    assert [each.title for each in summary(found)][-1] == "Another way"
+    apart = table({(): (0.1, 0.0), ("a",): (0.5, 0.02), ("b",): (0.3, 0.021)})
+    found = study(tmp_path / "apart", apart, A, B, stderr=0.0003)
+    assert another_way(found) == ""
+    assert routes_sentence(found).startswith("No other trial is shown to score like trial 1")
+    noisy = study(tmp_path / "noisy", alike, A, B, stderr=0.05)
+    assert "1 trial differs by less, but noise may hide more" in routes_sentence(noisy)
+
+
+def test_the_answer_has_five_parts(tmp_path: Path) -> None:
+    titles: Sequence[str] = [each.title for each in summary(analysis_of(tmp_path, []))]
+    assert titles == ["Reached", "Decided by", "Order", "Degree", "Holds"]
