@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from search.cli.output import duration, print_json
-from search.errors import StudyError
+from search.errors import SpecError, StudyError
 from search.folders import StudyFolder
 from search.records import Screening, TrialRecord
 
@@ -21,7 +22,9 @@ Examples:
   apportion status results/inner_voice --json"""
 REPORT_EXAMPLES = """\b
 Examples:
-  apportion report results/inner_voice            # also while the study runs"""
+  apportion report results/inner_voice            # also while the study runs
+  apportion report results/inner_voice --watch    # live in a browser on this machine, until Ctrl-C
+  apportion report results/inner_voice --watch --once --port 8080  # ... until the study has ended"""
 SHOW_EXAMPLES = """\b
 Examples:
   apportion show results/inner_voice 7
@@ -84,12 +87,35 @@ def status(folder: Folder, as_json: Json = False) -> None:
         console.print(front_table(view, console.width))
 
 
-def report(folder: Folder) -> None:
-    """Write the report of a study anew from its stored trials: HTML, Markdown, CSV and PNG."""
-    from search.report.write import write_report
-
+def report(
+    folder: Folder,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Serve the page here, made anew as the study goes on."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="Of --watch, on 127.0.0.1; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
+    once: Annotated[
+        bool, typer.Option("--once", help="End --watch when the study has ended.")
+    ] = False,
+) -> None:
+    """Write the report: html, Markdown, CSV and a picture; or serve it live."""
     study = StudyFolder(folder)
     study.read_file()
+    if watch:
+        from search.report.watch import watch as serve
+
+        def say(address: str) -> None:
+            typer.echo(f"watch    {address}")
+            sys.stdout.flush()
+
+        serve(study.path, port, say, until_end=once)
+        return
+    if once or port:
+        raise SpecError("--once and --port: are for --watch; add it")
+    from search.report.write import write_report
+
     typer.echo(write_report(study.path))
 
 

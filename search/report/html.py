@@ -21,19 +21,28 @@ from search.report.sections import SECTIONS, Section
 from search.report.view import StudyView, holdout_scores, total_seconds
 from search.report.warnings import warning_lines
 
-SCRIPTS = ("format.js", "diff.js", "front.js", "detail.js", "generations.js", "main.js")
+SCRIPTS = (
+    "lazy.js",
+    "format.js",
+    "diff.js",
+    "front.js",
+    "detail.js",
+    "generations.js",
+    "main.js",
+    "watch.js",
+)
 """Read as one script, in this order."""
 
 
-def report_html(view: StudyView, analysis: Analysis | None = None) -> str:
+def report_html(view: StudyView, analysis: Analysis | None = None, is_watched: bool = False) -> str:
     """Return the page.
 
     Args:
         view: The study.
         analysis: What follows from its records, if that was asked for already.
+        is_watched: Whether it is served, and asks its server whether the study has changed.
     """
     analysis = analysis or Analysis(view)
-    scripts = [_plotly(), _own_script()]
     page = _environment().get_template("report.html.j2")
     return page.render(
         view=view,
@@ -43,9 +52,11 @@ def report_html(view: StudyView, analysis: Analysis | None = None) -> str:
         sections=list(_sections(analysis)),
         # Safe as markup: our own files, and JSON in which no character can end the element.
         style=Markup(_template("report.css")),
-        scripts=[Markup(script) for script in scripts],
+        charts=Markup(_plotly()),
+        script=Markup(_own_script()),
         data=Markup(script_json(payload(analysis))),
-        policy=_policy(scripts),
+        policy=_policy([_plotly(), _own_script()], is_watched),
+        is_watched=is_watched,
     )
 
 
@@ -67,15 +78,16 @@ def _sections(analysis: Analysis) -> Iterator[tuple[Section, Markup]]:
             yield section, Markup(template.render(view=analysis.view, **values))
 
 
-def _policy(scripts: list[str]) -> str:
+def _policy(scripts: list[str], is_watched: bool) -> str:
     """Return a content security policy: these scripts alone, no network, no frames, no forms.
 
+    A page that is served may ask its own server and no other.
     Plotly sets `style` attributes, hence inline styles; its picture download makes a blob.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        "base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if is_watched else "")
     )
 
 

@@ -40,7 +40,13 @@ def browse(address: str, profile: Path, *options: str) -> tuple[str, str]:
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
     command += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command += ["--disable-sync", "--hide-scrollbars", "--virtual-time-budget=5000"]
+    # So high that nothing waits for being scrolled to.
+    command += [
+        "--window-size=1280,30000",
+        "--disable-sync",
+        "--hide-scrollbars",
+        "--virtual-time-budget=5000",
+    ]
     command += ["--enable-logging=stderr", f"--user-data-dir={profile}", *options, address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

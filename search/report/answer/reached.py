@@ -40,8 +40,8 @@ def reached(analysis: Analysis) -> str:
     if trial is None:
         untouched = analysis.by_number[found.trial.trial]
         return (
-            f"Of {count_text(len(view.feasible), 'feasible trial')} none with stages is on the front: the untouched base "
-            f"is at least as good in every objective ({_own_scores(analysis, untouched)})."
+            f"Of {count_text(len(view.feasible), 'feasible trial')} none with stages is on the front: the untouched "
+            f"base is at least as good in every objective ({_own_scores(analysis, untouched)})."
         )
     head = f"Trial {trial.number} ({trial.recipe.order_label()}), {rule}, reaches "
     if analysis.is_base_preferred:

@@ -122,7 +122,7 @@ function changePanels(trial, boundaries) {
       };
       const layout = baseLayout({ margin: { l: 10, r: 4, t: 6, b: 10 }, xaxis: { type: "category", fixedrange: true, range: [-0.5, Math.max(3, steps.length) - 0.5] },
         yaxis: { nticks: 4, zerolinecolor: colour.muted, fixedrange: true } });
-      Plotly.react(chart, [bars], layout, { ...CHART_OPTIONS, displayModeBar: false });
+      charts().react(chart, [bars], layout, { ...CHART_OPTIONS, displayModeBar: false });
     });
   });
   return grid;
@@ -198,6 +198,8 @@ function headline(trial) {
 
 function showTrial(trial) {
   const body = document.getElementById("detail-body");
+  data.shownTrial = trial.n;
+  waiting.delete(body);
   drawnPanels = [];
   const boundaries = boundariesOf(trial);
   const parts = [...headline(trial)];

@@ -184,7 +184,7 @@ function drawFront() {
     const note = data.trials.some((trial) => trial.state === "COMPLETE") ? "no trial has both measures" : "no finished trial yet";
     layout.annotations = [{ text: note, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }];
   }
-  return Plotly.react(chart, traces, layout, CHART_OPTIONS);
+  return charts().react(chart, traces, layout, CHART_OPTIONS);
 }
 
 function moveCursor(event) {
@@ -220,11 +220,16 @@ function startFront() {
     });
   }
   const chart = document.getElementById("front-chart");
-  chart.addEventListener("keydown", moveCursor);
-  drawFront().then(() =>
-    chart.on("plotly_click", (event) => {
-      const number = event.points[0].customdata;
-      if (number !== undefined) openTrial(number);
-    }),
+  chart.addEventListener("keydown", (event) => {
+    drawNow(chart);
+    moveCursor(event);
+  });
+  whenNear(chart, () =>
+    drawFront().then(() =>
+      chart.on("plotly_click", (event) => {
+        const number = event.points[0].customdata;
+        if (number !== undefined) openTrial(number);
+      }),
+    ),
   );
 }

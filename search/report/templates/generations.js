@@ -55,5 +55,5 @@ function startGenerations() {
   const names = new Set(data.prompts.map((asked) => asked.evaluator + (asked.holdout ? " (holdout)" : "")));
   generationControl("evaluator").append(...[...names].map((name) => element("option", { value: name }, name)));
   for (const name of ["first", "second", "evaluator", "diff"]) generationControl(name).addEventListener("change", drawGenerations);
-  drawGenerations();
+  whenNear(document.getElementById("generations-body"), drawGenerations);
 }

@@ -66,7 +66,7 @@ function drawProgress() {
     xaxis: { title: { text: unit.title }, rangemode: "tozero" },
     yaxis: { title: { text: "hypervolume" }, rangemode: "tozero" },
   });
-  Plotly.react(chart, [line], layout, CHART_OPTIONS);
+  charts().react(chart, [line], layout, CHART_OPTIONS);
 }
 
 function trialOfAddress() {
@@ -99,14 +99,14 @@ function startDetail() {
   select.addEventListener("change", () => openTrial(Number(select.value)));
   window.addEventListener("hashchange", followAddress);
   const gaining = front.find((trial) => trial.stages.length);
-  const first = trialByNumber.get(data.knee) || gaining || data.trials.find((trial) => trial.stages.length) || data.trials[0];
+  const first = trialByNumber.get(data.recommended) || trialByNumber.get(data.knee) || gaining || data.trials.find((trial) => trial.stages.length) || data.trials[0];
   if (trialOfAddress()) followAddress();
-  else if (first) showTrial(first);
+  else if (first) whenNear(document.getElementById("detail-body"), () => showTrial(first));
 }
 
 function redraw() {
-  drawFront();
-  drawProgress();
+  if (isDrawn(document.getElementById("front-chart"))) drawFront();
+  if (isDrawn(document.getElementById("progress-chart"))) drawProgress();
   drawnPanels.forEach((draw) => draw());
 }
 
@@ -114,8 +114,10 @@ startFront();
 startTable();
 startDetail();
 startGenerations();
-drawProgress();
+const progressChart = document.getElementById("progress-chart");
+if (progressChart) whenNear(progressChart, drawProgress);
 const progressAxis = document.getElementById("progress-axis");
 if (progressAxis) progressAxis.addEventListener("change", drawProgress);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 matchMedia("print").addEventListener("change", redraw);
+drawNear();
