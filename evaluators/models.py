@@ -28,13 +28,17 @@ from evaluators.tokens import (
     TextChange,
     TextNats,
     TokenSequence,
+    by_text,
     choice_sequences,
     completion_sequences,
+    n_tokens_by_text,
     prompt_ids,
     text_windows,
 )
 
 Precision = Literal["float32", "bfloat16"]
+Writer = Callable[[Any, Any, set[int], list[list[int]], list[int]], list[list[int]]]
+"""Greedy generation by something else, such as `vllm_writer.VllmWriter`: model, tokenizer, end tokens, prompts, limits."""
 
 
 class Capacity(NamedTuple):
@@ -84,15 +88,22 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         device: Such as `cpu` or `cuda:0`.
         precision: `float32` computes in the weights' own dtype, `bfloat16` in bfloat16 copies of them.
+        writer: What generates; None does it here.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, device: str = "cpu", precision: Precision = "float32"
+        self,
+        model: Any,
+        tokenizer: Any,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        writer: Writer | None = None,
     ) -> None:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.precision = precision
+        self.writer = writer
         self._capacity = CAPACITIES.get(self.device.type, CAPACITIES["cuda"])
         self._depth = 0
         self._head_is_plain = False
@@ -148,20 +159,29 @@ class LoadedModel:
         for index, (ids, limit) in enumerate(zip(asked, limits, strict=True)):
             self._check_length(len(ids) + limit, f"prompt {index} with its continuation")
             longest[ids] = max(longest.get(ids, 0), limit)
-        unique = list(longest)
-        written: dict[tuple[int, ...], list[int]] = {}
-        with self.ready(), torch.inference_mode():
-            for indices in self._batches([len(ids) + longest[ids] for ids in unique]):
-                chosen = [unique[index] for index in indices]
-                prompts, at_most = [list(ids) for ids in chosen], [longest[ids] for ids in chosen]
-                outputs = greedy_ids(self.model, self._end_ids(), prompts, at_most)
-                written.update(zip(chosen, outputs, strict=True))
+        written = self._written(longest)
         replies = []
         for ids, limit in zip(asked, limits, strict=True):
             kept = written[ids][:limit]
             text = self.tokenizer.decode(kept, skip_special_tokens=True)
             replies.append(Reply(text, is_cut=len(kept) == limit))
         return replies
+
+    def _written(self, longest: dict[tuple[int, ...], int]) -> dict[tuple[int, ...], list[int]]:
+        """Return the tokens written after each prompt, by prompt, up to its limit."""
+        unique, ends = list(longest), self._end_ids()
+        written: dict[tuple[int, ...], list[int]] = {}
+        with self.ready(), torch.inference_mode():
+            if self.writer is not None:
+                prompts, at_most = [list(ids) for ids in unique], list(longest.values())
+                outputs = self.writer(self.model, self.tokenizer, ends, prompts, at_most)
+                return dict(zip(unique, outputs, strict=True))
+            for indices in self._batches([len(ids) + longest[ids] for ids in unique]):
+                chosen = [unique[index] for index in indices]
+                prompts, at_most = [list(ids) for ids in chosen], [longest[ids] for ids in chosen]
+                outputs = greedy_ids(self.model, ends, prompts, at_most)
+                written.update(zip(chosen, outputs, strict=True))
+        return written
 
     def completion_logps(
         self, rows: Sequence[tuple[Conversation, tuple[Conversation, ...]]]
@@ -215,11 +235,11 @@ class LoadedModel:
         `tokens.text_windows` says how a window starts.
         """
         windows = self._windows(texts, max_tokens)
-        nats = _by_text(-self._summed(windows, self._logps), windows, len(texts))[:, 0]
+        nats = by_text(-self._summed(windows, self._logps), windows, len(texts))[:, 0]
         return [
             TextNats(float(total), n_tokens, len(text.encode()))
             for total, n_tokens, text in zip(
-                nats, _n_tokens(windows, len(texts)), texts, strict=True
+                nats, n_tokens_by_text(windows, len(texts)), texts, strict=True
             )
         ]
 
@@ -262,11 +282,11 @@ class LoadedModel:
             base_NH = torch.cat([base.hidden[index] for index in batch.indices]).to(self.device)
             return self._changes(batch, base_NH, head_weight, head_bias)
 
-        sums = _by_text(self._summed(windows, changes), windows, len(texts)).tolist()
+        sums = by_text(self._summed(windows, changes), windows, len(texts)).tolist()
         return [
             TextChange(nats, base_nats, kl_nats, n_tokens, len(text.encode()))
             for (nats, base_nats, kl_nats), n_tokens, text in zip(
-                sums, _n_tokens(windows, len(texts)), texts, strict=True
+                sums, n_tokens_by_text(windows, len(texts)), texts, strict=True
             )
         ]
 
@@ -380,19 +400,3 @@ class LoadedModel:
                 "which evaluators do not support"
             )
         self._head_is_plain = True
-
-
-def _by_text(
-    sums: NDArray[np.float64], windows: Sequence[TokenSequence], n_texts: int
-) -> NDArray[np.float64]:
-    """Return sums per window (windows, C) added up per text, shape (texts, C)."""
-    totals = np.zeros((n_texts, sums.shape[1]))
-    np.add.at(totals, [window.owner for window in windows], sums)
-    return totals
-
-
-def _n_tokens(windows: Sequence[TokenSequence], n_texts: int) -> list[int]:
-    counts = [0] * n_texts
-    for window in windows:
-        counts[window.owner] += len(window.ids) - window.first
-    return counts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from evaluators.base import Conversation, Reply
-from evaluators.models import LoadedModel, Precision, TextHidden
+from evaluators.models import LoadedModel, Precision, TextHidden, Writer
 from evaluators.tokens import Logp, TextChange, TextNats
 
 Asked = TypeVar("Asked")
@@ -28,8 +28,9 @@ class RememberingModel(LoadedModel):
         device: str = "cpu",
         precision: Precision = "float32",
         memory: Memory | None = None,
+        writer: Writer | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, device, precision)
+        super().__init__(model, tokenizer, device, precision, writer)
         self.memory: Memory = {} if memory is None else memory
 
     def generate(

@@ -235,3 +235,12 @@ def _owner(value: Any) -> str:
 EvaluatorSpec = Annotated[
     Annotated[OwnSpec, Tag("own")] | Annotated[CustomSpec, Tag("custom")], Discriminator(_owner)
 ]
+
+
+class GenerationSpec(Spec):
+    """What writes the replies that evaluators look at."""
+
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` starts an engine per model on a CUDA card, which pays where a suite lets it write thousands of replies."""
+    memory_share: float = Field(default=0.4, gt=0, lt=1)
+    """Share of the card's memory for the engine of vllm; the model in training, and other trials, need the rest."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evaluators.base import Conversation
 
 
@@ -154,3 +157,20 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
         if a != b:
             return at
     return min(len(left), len(right))
+
+
+def by_text(
+    sums: NDArray[np.float64], windows: Sequence[TokenSequence], n_texts: int
+) -> NDArray[np.float64]:
+    """Return sums per window (windows, C) added up per text, shape (texts, C)."""
+    totals = np.zeros((n_texts, sums.shape[1]))
+    np.add.at(totals, [window.owner for window in windows], sums)
+    return totals
+
+
+def n_tokens_by_text(windows: Sequence[TokenSequence], n_texts: int) -> list[int]:
+    """Return the predicted tokens of each text."""
+    counts = [0] * n_texts
+    for window in windows:
+        counts[window.owner] += len(window.ids) - window.first
+    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,12 +60,26 @@ def influence_findings(spec: StudySpec, root: Path) -> Iterator[Finding]:
             "or run the study elsewhere",
             is_warning=True,
         )
+    yield from _generation_findings(spec)
     if spec.base.bits is not None and spec.compute.device == "cpu":
         text = f"{spec.base.bits}-bit weights need CUDA, and compute.device is cpu; remove bits"
         yield Finding(("base", "bits"), text)
     conflict = split_conflict({name: one.adapter for name, one in spec.training_influences.items()})
     if conflict is not None:
         yield Finding(("influences",), conflict)
+
+
+def _generation_findings(spec: StudySpec) -> Iterator[Finding]:
+    if spec.generation.backend != "vllm":
+        return
+    place: KeyPath = ("generation", "backend")
+    if spec.compute.device == "cpu":
+        yield Finding(place, "vllm needs CUDA, and compute.device is cpu; write transformers")
+    elif importlib.util.find_spec("vllm") is None:
+        text = (
+            "vllm is not installed here; `pip install vllm` on all machines, or write transformers"
+        )
+        yield Finding(place, text)
 
 
 def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from evaluators.facts import Facts
 from evaluators.models import LoadedModel
 from evaluators.remembering import Memory, RememberingModel
 from evaluators.scores import Item, Score
+from evaluators.spec import GenerationSpec
 from evaluators.suite import Reference, Suite
+from evaluators.vllm_writer import VllmWriter
 from search.costs import with_costs
 from search.errors import DataError
 from search.naming import Naming
@@ -93,11 +95,11 @@ class Lab:
                 suites.append(Suite(spec.full_suite, searched, root, shares, spec.fidelity.seed))
         except ValueError as error:
             raise DataError(str(error)) from error
-        loaded = loaded_model(base.fresh(), precision)
+        loaded = loaded_model(base.fresh(), precision, spec.generation)
         origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
         exams = []
         for suite in suites:
-            version = exam_version(suite, precision)
+            version = exam_version(suite, precision, spec.generation)
             exams.append(
                 Exam(suite, base_reference(suite, version, loaded, origin, store), version)
             )
@@ -153,7 +155,7 @@ class Lab:
     def _measured(
         self, exam: Exam, ref: ModelRef, is_base: bool, digest: str | None = None
     ) -> SuiteResult:
-        loaded = loaded_model(ref, self.spec.training.precision)
+        loaded = loaded_model(ref, self.spec.training.precision, self.spec.generation)
         if self.screen is not None and digest is not None and exam is not self.holdout:
             loaded = self._remembering(loaded, digest)
             if exam is self.exam:
@@ -169,7 +171,9 @@ class Lab:
         if self._memory is None or self._memory[0] != digest:
             self._memory = (digest, {})
         model, tokenizer, device = loaded.model, loaded.tokenizer, str(loaded.device)
-        return RememberingModel(model, tokenizer, device, loaded.precision, self._memory[1])
+        return RememberingModel(
+            model, tokenizer, device, loaded.precision, self._memory[1], loaded.writer
+        )
 
 
 def recipe_prefixes(
@@ -195,11 +199,19 @@ def recipe_prefixes(
     return prefixes, naming.digests(recipe)
 
 
-def exam_version(suite: Suite, precision: Precision) -> str:
-    """Return the name under which the store keeps what a suite says in a precision."""
-    return f"{suite.version[:40]}-{precision}"
+def exam_version(
+    suite: Suite, precision: Precision, generation: GenerationSpec | None = None
+) -> str:
+    """Return the name under which the store keeps what a suite says in a precision, by a backend of generation."""
+    backend = "" if generation is None or generation.backend == "transformers" else "-vllm"
+    return f"{suite.version[:40]}-{precision}{backend}"
 
 
-def loaded_model(ref: ModelRef, precision: Precision) -> LoadedModel:
+def loaded_model(
+    ref: ModelRef, precision: Precision, generation: GenerationSpec | None = None
+) -> LoadedModel:
     """Return a model as evaluators see it."""
-    return LoadedModel(ref.model, ref.tokenizer, ref.device, precision)
+    writer = None
+    if generation is not None and generation.backend == "vllm":
+        writer = VllmWriter(generation.memory_share, precision)
+    return LoadedModel(ref.model, ref.tokenizer, ref.device, precision, writer)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.redaction import literal_secret
 from evaluators.scores import Direction, ScoreInfo
-from evaluators.spec import EvaluatorSpec, RetentionSpec
+from evaluators.spec import EvaluatorSpec, GenerationSpec, RetentionSpec
 from search.data.spec import GeneralisationSpec, PartsSpec
 from spaces.influence import AnyInfluence, InfluenceSpec
 from spaces.order import OrderSpec
@@ -340,6 +340,8 @@ class StudySpec(Spec):
     """Where trials run."""
     stopping: StoppingSpec = StoppingSpec()
     """Whether trials without prospects stop early."""
+    generation: GenerationSpec = GenerationSpec()
+    """What writes the replies that are scored."""
     fidelity: FidelitySpec | None = None
     """Whether models are scored on part of the items first. Default: always on all."""
     store: StoreSpec = StoreSpec()
