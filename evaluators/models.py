@@ -38,7 +38,7 @@ from evaluators.tokens import (
 
 Precision = Literal["float32", "bfloat16"]
 Writer = Callable[[Any, Any, set[int], list[list[int]], list[int]], list[list[int]]]
-"""Greedy generation by something else, such as `vllm_writer.VllmWriter`: model, tokenizer, end tokens, prompts, limits."""
+"""Greedy generation elsewhere (`vllm_writer.VllmWriter`): model, tokenizer, end tokens, prompts, limits."""
 
 
 class Capacity(NamedTuple):
@@ -169,19 +169,18 @@ class LoadedModel:
 
     def _written(self, longest: dict[tuple[int, ...], int]) -> dict[tuple[int, ...], list[int]]:
         """Return the tokens written after each prompt, by prompt, up to its limit."""
-        unique, ends = list(longest), self._end_ids()
-        written: dict[tuple[int, ...], list[int]] = {}
+        prompts, at_most, ends = list(map(list, longest)), list(longest.values()), self._end_ids()
+        outputs: list[list[int]] = [[] for _ in prompts]
         with self.ready(), torch.inference_mode():
             if self.writer is not None:
-                prompts, at_most = [list(ids) for ids in unique], list(longest.values())
-                outputs = self.writer(self.model, self.tokenizer, ends, prompts, at_most)
-                return dict(zip(unique, outputs, strict=True))
-            for indices in self._batches([len(ids) + longest[ids] for ids in unique]):
-                chosen = [unique[index] for index in indices]
-                prompts, at_most = [list(ids) for ids in chosen], [longest[ids] for ids in chosen]
-                outputs = greedy_ids(self.model, ends, prompts, at_most)
-                written.update(zip(chosen, outputs, strict=True))
-        return written
+                found = self.writer(self.model, self.tokenizer, ends, prompts, at_most)
+                return dict(zip(longest, found, strict=True))
+            for indices in self._batches([len(ids) + longest[ids] for ids in longest]):
+                chosen = [prompts[at] for at in indices]
+                found = greedy_ids(self.model, ends, chosen, [at_most[at] for at in indices])
+                for at, ids in zip(indices, found, strict=True):
+                    outputs[at] = ids
+        return dict(zip(longest, outputs, strict=True))
 
     def completion_logps(
         self, rows: Sequence[tuple[Conversation, tuple[Conversation, ...]]]
