@@ -31,6 +31,7 @@ from evaluators.tokens import (
     by_text,
     choice_sequences,
     completion_sequences,
+    limit_of_each,
     n_tokens_by_text,
     prompt_ids,
     text_windows,
@@ -149,11 +150,7 @@ class LoadedModel:
             ValueError: A prompt and its continuation do not fit the model.
             FloatingPointError: The model's logits are not finite.
         """
-        limits = (
-            [max_new_tokens] * len(conversations)
-            if isinstance(max_new_tokens, int)
-            else max_new_tokens
-        )
+        limits = limit_of_each(max_new_tokens, len(conversations))
         asked = [tuple(prompt_ids(self.tokenizer, each)) for each in conversations]
         longest: dict[tuple[int, ...], int] = {}
         for index, (ids, limit) in enumerate(zip(asked, limits, strict=True)):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from evaluators.base import Conversation, Reply
 from evaluators.models import LoadedModel, Precision, TextHidden, Writer
-from evaluators.tokens import Logp, TextChange, TextNats
+from evaluators.tokens import Logp, TextChange, TextNats, limit_of_each
 
 Asked = TypeVar("Asked")
 Memory = dict[str, Any]
@@ -37,11 +37,7 @@ class RememberingModel(LoadedModel):
         self, conversations: Sequence[Conversation], max_new_tokens: int | Sequence[int]
     ) -> list[Reply]:
         """Return the greedy continuation of each conversation; see `LoadedModel.generate`."""
-        limits = (
-            [max_new_tokens] * len(conversations)
-            if isinstance(max_new_tokens, int)
-            else max_new_tokens
-        )
+        limits = limit_of_each(max_new_tokens, len(conversations))
         generate = super().generate
         return self._recalled(
             "generate",

@@ -159,6 +159,11 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
     return min(len(left), len(right))
 
 
+def limit_of_each(limit: int | Sequence[int], n: int) -> list[int]:
+    """Return a limit for each of `n` prompts, given one of all or all of them."""
+    return [limit] * n if isinstance(limit, int) else list(limit)
+
+
 def by_text(
     sums: NDArray[np.float64], windows: Sequence[TokenSequence], n_texts: int
 ) -> NDArray[np.float64]:
