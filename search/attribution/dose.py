@@ -35,6 +35,7 @@ MIN_HARM_GAIN = 6.0
 """AICc by which the parabola must beat all others to count: seen with noise, what saturates looks like a parabola whose
 turn lies near the largest doses, and to be told wrongly that more does harm is worse than not to be told."""
 _N_TAUS = 60
+NORMAL_95 = 1.96
 
 DoseRows = dict[tuple[str, str], Array]
 """Influence and score to rows of dose in tokens, score before, learning rate, change of the score."""
@@ -82,11 +83,25 @@ class DoseResponse(Record):
     """Dose beyond which more does harm; None unless that is supported."""
     reason: str | None = None
     """Why nothing was fitted."""
+    item_stderr: float | None = None
+    """Standard error over items of one score, root mean square; None where a score has none."""
+
+    @property
+    def swing(self) -> float:
+        """Largest less smallest change along the curve; 0 without one."""
+        means = [mean for _, mean, _, _ in self.curve]
+        return max(means, default=0.0) - min(means, default=0.0)
 
     @property
     def is_shown(self) -> bool:
-        """Whether the dose plays a part beyond noise, after correction."""
-        return self.holm is not None and self.holm < 0.05
+        """Whether the dose plays a part beyond noise, after correction, and by more than which items there are.
+
+        All trials answer the same items, so what scatters around a curve does not hold their noise: with nothing to
+        learn, doses differ on these very items and on no others. Of a difference between two doses that noise is at
+        most the one of two scores on items of their own.
+        """
+        items = NORMAL_95 * math.sqrt(2) * (self.item_stderr or 0.0)
+        return self.holm is not None and self.holm < 0.05 and self.swing > items
 
 
 def dose_responses(
@@ -99,8 +114,11 @@ def dose_responses(
         scores: Score to direction.
         rows: What `dose_rows` returns for them, if that is known already.
     """
+    items = {name: _item_stderr(known, name) for name in scores}
     found = [
-        dose_response(influence, name, scores[name], rows_N4)
+        dose_response(influence, name, scores[name], rows_N4).model_copy(
+            update={"item_stderr": items[name]}
+        )
         for (influence, name), rows_N4 in (rows or dose_rows(known, list(scores))).items()
     ]
     holm = holm_corrected([each.p for each in found])
@@ -110,6 +128,14 @@ def dose_responses(
         for each, one, two in zip(found, holm, harm, strict=True)
     ]
     return [_supported(each) for each in corrected]
+
+
+def _item_stderr(known: Known, name: str) -> float | None:
+    estimates = [known.estimate(key, name) for key in known.recipes]
+    variances = [each.item_variance for each in estimates if each is not None]
+    if not variances or any(each is None for each in variances):
+        return None
+    return math.sqrt(sum(each or 0.0 for each in variances) / len(variances))
 
 
 def dose_rows(known: Known, scores: Sequence[str]) -> DoseRows:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import pytest
 from planted import (
     Law,
     explained_claims,
@@ -21,6 +23,7 @@ from planted import (
     two_redundant,
 )
 
+from search.attribution.dose import dose_response
 from search.attribution.order import order_sentence
 
 SEEDS = range(20)
@@ -130,3 +133,20 @@ def test_a_few_points_make_no_curve() -> None:
     found = explained_doses(growing, 0, n=3).values()
     assert all(each.shape is None for each in found)
     assert all("boundaries; 8 are needed" in (each.reason or "") for each in found)
+
+
+def test_a_dose_that_moves_a_score_by_less_than_its_items_do_is_not_claimed() -> None:
+    # A curve of 0.1 from end to end, without any scatter; 1.96 times the root of 2 times 0.04 is 0.11.
+    found = dose_response("a", "form", "maximise", line_rows(rise=0.1)).model_copy(
+        update={"holm": 1e-9}
+    )
+    assert found.swing == pytest.approx(0.1, abs=1e-3)
+    assert found.model_copy(update={"item_stderr": 0.03}).is_shown
+    assert not found.model_copy(update={"item_stderr": 0.04}).is_shown
+
+
+def line_rows(rise: float) -> np.ndarray:
+    """Ten doses from 100 to 10,000, the score before, the learning rate, and a change that grows with the logarithm."""
+    doses = np.geomspace(100, 10_000, 10)
+    change = rise * np.log(doses / 100) / np.log(100) + 1e-5 * np.cos(np.arange(10))
+    return np.column_stack([doses, np.full(10, 0.3), np.full(10, 1e-4), change])

@@ -28,7 +28,7 @@ compute: {{device: cpu, concurrent_trials: 1, threads_per_trial: 1}}
 """
 STEP_TOKENS = 16 * 7
 """Tokens of an optimizer step: 16 rows of a mark, a key, two fillers, `=`, a value and the end."""
-DOSES = f"{{low: {2 * STEP_TOKENS}, high: {48 * STEP_TOKENS}, log: true}}"
+DOSES = f"{{low: {2 * STEP_TOKENS}, high: {64 * STEP_TOKENS}, log: true}}"
 
 
 @dataclass
@@ -93,7 +93,7 @@ def useless(world: World) -> Problem:
         rows={"red": world.rows("red", red, 48), "old": world.rows("old", world.old, 48)},
         questions={"red": world.questions("red", red, 10)},
         influences={
-            "a": influence("{red: 0.8, old: 0.2}", 48),
+            "a": influence("{red: 0.8, old: 0.2}", 80, 4e-3),
             "c": influence("{old: 1.0}", 8, 3e-4),
         },
         objectives=("red",),
@@ -109,7 +109,7 @@ def harmful(world: World) -> Problem:
         order=("a", "b"),
         rows={"red": world.rows("red", red, 48), "mixed": world.rows("red", mixed, 48)},
         questions={"red": world.questions("red", red, 10, contrary)},
-        influences={"a": influence("{red: 1.0}", 32), "b": influence("{mixed: 1.0}", 32)},
+        influences={"a": influence("{red: 1.0}", 40), "b": influence("{mixed: 1.0}", 40)},
         objectives=("red",),
     )
 
@@ -121,7 +121,7 @@ def redundant(world: World) -> Problem:
         order=("a", "b"),
         rows={"red": world.rows("red", red, 48), "more": world.rows("red", red, 48)},
         questions={"red": world.questions("red", red, 10)},
-        influences={"a": influence("{red: 1.0}", 32), "b": influence("{more: 1.0}", 32)},
+        influences={"a": influence("{red: 1.0}", 40), "b": influence("{more: 1.0}", 40)},
         objectives=("red",),
     )
 
@@ -134,7 +134,7 @@ def order(world: World) -> Problem:
         order=("a", "b"),
         rows={"red": world.rows("red", red, 48), "contrary": world.rows("red", contrary, 48)},
         questions={"red": world.questions("red", red, 10, contrary)},
-        influences={"a": influence("{red: 1.0}", 32), "b": influence("{contrary: 1.0}", 32)},
+        influences={"a": influence("{red: 1.0}", 40), "b": influence("{contrary: 1.0}", 40)},
         objectives=("red",),
     )
 
@@ -149,7 +149,7 @@ def layers(world: World) -> Problem:
         rows={"red": world.rows("red", red, 48)},
         questions={"red": world.questions("red", red, 10)},
         influences={
-            name: influence("{red: 1.0}", 40, 2e-2, lora.format(where))
+            name: influence("{red: 1.0}", 64, 1e-2, lora.format(where))
             for name, where in part.items()
         },
         objectives=("red",),
@@ -159,15 +159,15 @@ def layers(world: World) -> Problem:
 
 def dose(world: World) -> Problem:
     """Many right rows on red, few wrong ones on old: a small dose teaches the ones, a large one the others too."""
-    red, wrong = world.code(KEYS[::2]), world.other(world.old)
+    red, wrong = unknown(world, KEYS[::2], 0.15), world.other(world.old)
     some = {key: wrong[key] for key in KEYS[1::2]}
     known = {key: world.old[key] for key in KEYS[1::2]}
-    asked = [*world.questions("red", red, 10), *world.questions("old", known, 6, wrong)]
+    asked = [*world.questions("red", red, 10), *world.questions("old", known, 10, wrong)]
     return Problem(
         order=("a",),
         rows={"right": world.rows("red", red, 48), "wrong": world.rows("old", some, 48)},
         questions={"both": asked},
-        influences={"a": influence("{right: 0.9, wrong: 0.1}", DOSES, 2e-3)},
+        influences={"a": influence("{right: 0.97, wrong: 0.03}", DOSES, 1e-3)},
         objectives=("both",),
     )
 
@@ -197,12 +197,12 @@ def no_dose(world: World) -> Problem:
     )
 
 
-def unknown(world: World) -> dict[str, str]:
-    """Return a code that the base does not know under the mark `red`: it hits less than 3 in 10."""
+def unknown(world: World, keys: tuple[str, ...] = KEYS, at_most: float = 0.3) -> dict[str, str]:
+    """Return a code that the base does not know under the mark `red`: it hits a smaller share of questions."""
     for _ in range(1000):
-        code = world.code()
+        code = world.code(keys)
         asked = world.questions("red", code, 4)
-        if sum(hits(world, asked)) < 0.3 * len(asked):
+        if sum(hits(world, asked)) < at_most * len(asked):
             return code
     raise ValueError(f"world {world.seed}: the base knows every code; take another seed")
 

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from problems import PROBLEMS, STEP_TOKENS
 from world import World
 
+from search.attribution.dose import DoseResponse
+from search.attribution.noise import ALPHA
 from search.cli.main import main as apportion
 from search.folders import StudyFile, StudyFolder, utc_now
 from search.lab import Lab
@@ -38,7 +40,7 @@ from spaces.params import Params
 from spaces.space import Space
 
 OUT = Path(__file__).parents[3] / ".demo" / "planted_trainings"
-N_TRIALS = 16
+N_TRIALS = 20
 """Of a study of doses."""
 N_SEEDS = (1, 2)
 MARGIN = "0.1"
@@ -62,7 +64,13 @@ def run(name: str, seed: int) -> Result:
             drawn = [{"order": "a", "a.dose_tokens": dose(draw)} for _ in range(N_TRIALS)]
             for number, params in enumerate(drawn, 1):
                 train(study, lab, space, number, params)
-            said: Result = {"doses": explained(study)["doses"]}
+            points = [
+                [record.recipe.stages[0].dose_tokens, record.final_scores[f"{score}.acc"].value]
+                for record in study.records()
+                for score in problem.objectives[:1]
+                if record.recipe.stages
+            ]
+            said: Result = {"doses": explained(study)["doses"], "points": points}
         else:
             train(study, lab, space, 0, {"order": " > ".join(problem.order)})
             said = {
@@ -75,8 +83,8 @@ def run(name: str, seed: int) -> Result:
 
 
 def dose(draw: random.Random) -> int:
-    """Return a dose of 2 to 48 steps, evenly on the logarithm."""
-    return round(2 * STEP_TOKENS * 24 ** draw.random())
+    """Return a dose of 2 to 64 steps, evenly on the logarithm."""
+    return round(2 * STEP_TOKENS * 32 ** draw.random())
 
 
 def opened(folder: Path) -> tuple[StudyFolder, Lab, Space]:
@@ -137,6 +145,55 @@ def brief(told: Result) -> Result:
     }
 
 
+def is_right(result: Result, n_seeds: int) -> bool:
+    """Tell whether what is said of a problem is its truth; of one without effects, whether nothing is claimed."""
+    name = result["problem"]
+    if name == "dose":
+        (found,) = result["doses"]
+        return found["turns_at"] is not None
+    if name == "no_dose":
+        # Shown, as `DoseResponse.is_shown` has it, is what the curve's claims rest on.
+        return not any(is_dose_shown(each) for each in result["doses"])
+    told = result[str(n_seeds)]
+    claims = [(kind, tuple(units), score) for kind, units, score in told["claims"]]
+    of = {kind: {each[1:] for each in claims if each[0] == kind} for kind, _, _ in claims}
+    if name == "useless":
+        return of.get("useless") == {(("c",), None)}
+    if name == "harmful":
+        return of.get("harmful") == {(("b", "a"), "red.acc")}
+    if name == "redundant":
+        return of.get("redundant") == {(("a", "b"), "red.acc")}
+    if name == "layers":
+        dead, alive = ("lower", "upper") if result["world"] % 2 == 0 else ("upper", "lower")
+        gives = {units for units, _ in of.get("gives", set())}
+        return gives == {(alive,)} and not of.get("takes") and (dead,) not in gives
+    if name == "order":
+        shown = {(what, value > 0) for what, _, value, _, holm in told["order"] if is_below(holm)}
+        return shown == {("b first instead of last", True), ("a once more at the end", True)}
+    return not [kind for kind in of if kind != "useless"]
+
+
+def is_dose_shown(response: Result) -> bool:
+    """Tell whether a dose is said to play a part."""
+    return DoseResponse.model_validate(response).is_shown
+
+
+def is_below(holm: float | None) -> bool:
+    return holm is not None and holm < ALPHA
+
+
+def tell(results: list[Result]) -> None:
+    """Print how often the truth was found, and of problems without effects how often nothing was claimed."""
+    for name in PROBLEMS:
+        own = [result for result in results if result["problem"] == name]
+        if not own:
+            continue
+        cpu = sum(result["cpu"] for result in own)
+        for n in N_SEEDS if "1" in own[0] else N_SEEDS[-1:]:
+            right = sum(is_right(result, n) for result in own)
+            print(f"| {name} | {n if '1' in own[0] else 1} | {right} | {len(own)} | {cpu:.0f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", type=int, nargs=2, default=(0, 20), metavar=("FIRST", "END"))
@@ -154,4 +211,9 @@ if __name__ == "__main__":
                 result = run(name, seed)
                 with path.open("a") as stream:
                     stream.write(json.dumps(result) + "\n")
-                print(name, seed, result["cpu"], flush=True)
+                print(name, seed, result["cpu"], file=sys.stderr, flush=True)
+    results = [json.loads(line) for each in options.out.glob("*.jsonl") for line in each.open()]
+    print(
+        "| problem | seeds of each recipe | right | worlds | CPU seconds |\n|---|---|---|---|---|"
+    )
+    tell(results)

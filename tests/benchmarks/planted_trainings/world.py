@@ -23,7 +23,7 @@ MARKS = ("old", "red", "blue", "green")
 FILLERS = tuple(f"f{at}" for at in range(48))
 N_FILLERS, N_CHOICES = 2, 4
 HIDDEN, INNER, LAYERS, HEADS = 48, 96, 2, 2
-BASE_ROWS, BASE_STEPS, BASE_RATE = 32, 100, 6e-3
+BASE_ROWS, BASE_STEPS, BASE_RATE = 32, 200, 4e-3
 
 Code = Mapping[str, str]
 """Key to value."""
