@@ -98,9 +98,9 @@ class Lab:
         exams = []
         for suite in suites:
             version = exam_version(suite, precision)
-            exams.append(
-                Exam(suite, base_reference(suite, version, loaded, origin, store), version)
-            )
+            limit = spec.compute.evaluator_seconds
+            reference = base_reference(suite, version, loaded, origin, store, limit)
+            exams.append(Exam(suite, reference, version))
         screen = exams[2] if len(exams) > 2 else None
         if screen is not None:
             # Items that are asked in two parts meet other batches, which shows in the last bits.
@@ -154,12 +154,13 @@ class Lab:
         self, exam: Exam, ref: ModelRef, is_base: bool, digest: str | None = None
     ) -> SuiteResult:
         loaded = loaded_model(ref, self.spec.training.precision)
+        limit = self.spec.compute.evaluator_seconds
         if self.screen is not None and digest is not None and exam is not self.holdout:
             loaded = self._remembering(loaded, digest)
             if exam is self.exam:
                 # First its first items, whether or not they were asked before: so its bits are always the same.
-                self.screen.suite.measure(loaded, self.screen.reference, is_base=is_base)
-        measured = exam.suite.measure(loaded, exam.reference, is_base=is_base).values()
+                self.screen.suite.measure(loaded, self.screen.reference, is_base, limit)
+        measured = exam.suite.measure(loaded, exam.reference, is_base, limit).values()
         scores: list[Score] = [score for found in measured for score in found.scores]
         items: list[Item] = [item for found in measured for item in found.items]
         return SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
