@@ -94,13 +94,7 @@ class Lab:
         except ValueError as error:
             raise DataError(str(error)) from error
         loaded = loaded_model(base.fresh(), precision)
-        origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
-        exams = []
-        for suite in suites:
-            version = exam_version(suite, precision)
-            limit = spec.compute.evaluator_seconds
-            reference = base_reference(suite, version, loaded, origin, store, limit)
-            exams.append(Exam(suite, reference, version))
+        exams = [exam_of(suite, spec, base, loaded, store) for suite in suites]
         screen = exams[2] if len(exams) > 2 else None
         if screen is not None:
             # Items that are asked in two parts meet other batches, which shows in the last bits.
@@ -171,6 +165,20 @@ class Lab:
             self._memory = (digest, {})
         model, tokenizer, device = loaded.model, loaded.tokenizer, str(loaded.device)
         return RememberingModel(model, tokenizer, device, loaded.precision, self._memory[1])
+
+
+def exam_of(
+    suite: Suite,
+    spec: StudySpec,
+    base: ResidentBase,
+    loaded: LoadedModel,
+    store: StageStore | None,
+) -> Exam:
+    """Return a suite with what its evaluators know of the base, of which `loaded` is a fresh copy."""
+    version = exam_version(suite, spec.training.precision)
+    origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
+    limit = spec.compute.evaluator_seconds
+    return Exam(suite, base_reference(suite, version, loaded, origin, store, limit), version)
 
 
 def recipe_prefixes(

@@ -34,6 +34,7 @@ from search.confirmation.records import (
     ConfirmedTrial,
     NoiseFloor,
 )
+from search.confirmation.selection import read_selection
 from search.folders import StudyFolder, TrialFolder, utc_now
 from search.records import TrialRecord
 
@@ -48,6 +49,8 @@ class _Key:
 
     name: str
     is_holdout: bool
+    is_selection: bool = False
+    """Of the suite, on rows of the selection."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def analyse(
         objectives: Names of the scores in which trials are compared.
     """
     replicates = _replicates(folder, trials)
+    of_base = replicates.pop(base.number, {}) if base is not None else {}
     if not replicates:
         return None
     known = {trial.number: trial for trial in trials}
@@ -93,11 +97,11 @@ def analyse(
         trial.number: _trial_scores(folder, trial, replicates[trial.number]) for trial in chosen
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder.trial(base.number), base)
+        found[base.number] = _base_scores(folder, base, list(of_base))
         chosen = sorted([*chosen, base], key=lambda trial: trial.number)
     keys = list(dict.fromkeys(key for scores in found.values() for key in scores))
     spreads = {key: _spreads(found, key) for key in keys}
-    comparisons = _comparisons(found, spreads, objectives)
+    comparisons = _comparisons(found, spreads, [_judged(found, name) for name in objectives])
     return Confirmation(
         made_at=utc_now(),
         suite_version=chosen[-1].boundaries[-1].suite_version or "",
@@ -207,18 +211,22 @@ def _replicates(
 def _trial_scores(
     folder: StudyFolder, trial: TrialRecord, replicates: Mapping[int, TrialRecord]
 ) -> dict[_Key, _Found]:
-    measured = {
-        seed: _measured(folder.replicate(trial.number, seed), record)
-        for seed, record in replicates.items()
-        if record.state == "COMPLETE"
-    }
+    searched = _scores(trial)
+    of_suite = {key.name: score for key, score in searched.items() if not key.is_holdout}
+    measured = {}
+    for seed, record in replicates.items():
+        if record.state == "COMPLETE":
+            replicate = folder.replicate(trial.number, seed)
+            fresh = _on_selection(replicate, of_suite)
+            measured[seed] = _measured(replicate, record) | fresh
+            searched |= {key: of_suite[key.name] for key in fresh}
     failed = {
         seed: record.reason or "no reason recorded"
         for seed, record in replicates.items()
         if record.state != "COMPLETE"
     }
     scores = {}
-    for key, searched in _scores(trial).items():
+    for key, seen in searched.items():
         by_seed, missing = {}, dict(failed)
         for seed, of_seed in measured.items():
             each = of_seed.get(key)
@@ -227,18 +235,46 @@ def _trial_scores(
             else:
                 missing[seed] = (each.score.reason if each else None) or NO_SCORE
         replicated, n_items = _replicated(list(by_seed.values()), is_trained=True)
-        scores[key] = _Found(searched, by_seed, missing, replicated, n_items)
+        scores[key] = _Found(seen, by_seed, missing, replicated, n_items)
     return scores
 
 
-def _base_scores(folder: TrialFolder, base: TrialRecord) -> dict[_Key, _Found]:
-    scores = {}
-    for key, measured in _measured(folder, base).items():
+def _judged(found: Mapping[int, dict[_Key, _Found]], name: str) -> _Key:
+    """Return the score in which trials are compared in an objective: on fresh items if all were asked about those."""
+    fresh = _Key(name, False, is_selection=True)
+    is_known = all(fresh in scores and scores[fresh].by_seed for scores in found.values())
+    return fresh if is_known else _Key(name, False)
+
+
+def _base_scores(
+    folder: StudyFolder, base: TrialRecord, seeds: Sequence[int]
+) -> dict[_Key, _Found]:
+    """Return the base's scores, those on rows of the selection from its replicate: no seed changes it."""
+    scores, all_measured = {}, _measured(folder.trial(base.number), base)
+    for seed in seeds[:1]:
+        searched = {
+            key.name: each.score for key, each in all_measured.items() if not key.is_holdout
+        }
+        all_measured |= _on_selection(folder.replicate(base.number, seed), searched)
+    for key, measured in all_measured.items():
         by_seed = {base.seed: measured} if measured.score.value is not None else {}
         missing = {} if by_seed else {base.seed: measured.score.reason or NO_SCORE}
         replicated, n_items = _replicated(list(by_seed.values()), is_trained=False)
         scores[key] = _Found(measured.score, by_seed, missing, replicated, n_items)
     return scores
+
+
+def _on_selection(folder: TrialFolder, searched: Mapping[str, Score]) -> dict[_Key, _Measured]:
+    """Return a replicate's scores on rows of the selection, of those that the search has; none if it was not asked."""
+    result = read_selection(folder)
+    if result is None:
+        return {}
+    items = list(result.items)
+    return {
+        _Key(score.name, False, is_selection=True): _Measured(score, item_terms(score, items))
+        for score in result.scores
+        if score.name in searched
+    }
 
 
 def _scores(record: TrialRecord) -> dict[_Key, Score]:
@@ -302,6 +338,7 @@ def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScor
         unit=found.searched.unit,
         direction=found.searched.direction,
         is_holdout=key.is_holdout,
+        is_selection=key.is_selection,
         searched=found.searched.value,
         value=value,
         stderr=stderr,
@@ -321,12 +358,11 @@ def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScor
 def _comparisons(
     found: Mapping[int, dict[_Key, _Found]],
     spreads: Mapping[_Key, Mapping[int, Spread]],
-    objectives: Sequence[str],
+    objectives: Sequence[_Key],
 ) -> tuple[Comparison, ...]:
     raw: list[tuple[int, int, str, float, float, Interval, float]] = []
-    for name in objectives:
-        key = _Key(name, False)
-        spread = spreads.get(key, {})
+    for key in objectives:
+        name, spread = key.name, spreads.get(key, {})
         for first, second in combinations(sorted(spread), 2):
             one, other = found[first][key].replicated, found[second][key].replicated
             assert one is not None
@@ -379,6 +415,7 @@ def _noise_floor(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> NoiseFlo
         name=key.name,
         unit=own[0].searched.unit,
         is_holdout=key.is_holdout,
+        is_selection=key.is_selection,
         sd=math.sqrt(pooled.variance),
         low=interval.low,
         high=interval.high,
