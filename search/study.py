@@ -20,7 +20,8 @@ from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, wri
 from search.holding import Hold, LostHold, take_hold
 from search.provenance import provenance
 from search.records import Proposal, TrialRecord
-from search.sampling.asking import Asker, missing_reason
+from search.sampling.asking import Asker
+from search.sampling.told import missing_reason
 from search.spec import BudgetSpec, StudySpec
 from search.stopping.past import PastTrial
 from search.stopping.rule import StoppingRule
@@ -299,7 +300,7 @@ class Study:
 
     def _lack(self, record: TrialRecord) -> str | None:
         """Return which score that the study requires a complete trial has not got, and why; None if it has all."""
-        if record.state != "COMPLETE":
+        if record.state != "COMPLETE" or not record.boundaries:
             return None
         holdout = {score.name: score for score in record.boundaries[-1].holdout}
         return missing_reason({**record.final_scores, **holdout}, self.spec.required)

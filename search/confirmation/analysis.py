@@ -158,17 +158,20 @@ def fresh_differences(
         second: Number of another one.
     """
     replicates = _replicates(folder, trials)
+    of_base = replicates.pop(base.number, {}) if base is not None else {}
     found = {
         trial.number: _trial_scores(folder, trial, replicates[trial.number])
         for trial in trials
         if trial.number in replicates
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder.trial(base.number), base)
+        found[base.number] = _base_scores(folder, base, list(of_base))
     if first not in found or second not in found or not {first, second} & set(replicates):
         return {}
     differences = {}
-    for key in found[first].keys() & found[second].keys():
+    # On fresh items, where both were asked about them, in place of those of the search.
+    shared = found[first].keys() & found[second].keys()
+    for key in sorted(shared, key=lambda each: each.is_selection):
         sides = [found[number][key] for number in (first, second)]
         spreads = _spreads(found, key)
         if first not in spreads or second not in spreads:
