@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
-from evaluators.scores import Item, Score
 from evaluators.stats.intervals import Interval, holm, t_p_value
 from evaluators.stats.replicates import (
     CrossedEstimate,
-    Replicated,
     Spread,
     difference_over_replicates,
     mean_over_replicates,
@@ -26,7 +22,14 @@ from evaluators.stats.replicates import (
     share_interval,
     spread_interval,
 )
-from evaluators.stats.terms import ItemTerms, clustered, item_terms, linearised
+from search.confirmation.reading import (
+    Found,
+    Key,
+    base_scores,
+    ended_replicates,
+    judged_key,
+    trial_scores,
+)
 from search.confirmation.records import (
     Comparison,
     Confirmation,
@@ -34,43 +37,11 @@ from search.confirmation.records import (
     ConfirmedTrial,
     NoiseFloor,
 )
-from search.confirmation.selection import read_selection
-from search.folders import StudyFolder, TrialFolder, utc_now
+from search.folders import StudyFolder, utc_now
 from search.records import TrialRecord
 
 LARGEST_P = 0.05
 """Adjusted p-value below which two trials count as different."""
-NO_SCORE = "the replicate has no such score"
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A score of the suite or of the holdout."""
-
-    name: str
-    is_holdout: bool
-    is_selection: bool = False
-    """Of the suite, on rows of the selection."""
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One score of one model with what its items add."""
-
-    score: Score
-    terms: ItemTerms | None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One score of one trial over its replicates, before anything is compared."""
-
-    searched: Score
-    by_seed: dict[int, _Measured]
-    missing: dict[int, str]
-    replicated: Replicated | None
-    """None where no replicate has the score."""
-    n_items: int
 
 
 def analyse(
@@ -87,21 +58,21 @@ def analyse(
         base: The untouched base, which is compared with all.
         objectives: Names of the scores in which trials are compared.
     """
-    replicates = _replicates(folder, trials)
+    replicates = ended_replicates(folder, trials)
     of_base = replicates.pop(base.number, {}) if base is not None else {}
     if not replicates:
         return None
     known = {trial.number: trial for trial in trials}
     chosen = [known[number] for number in sorted(replicates)]
     found = {
-        trial.number: _trial_scores(folder, trial, replicates[trial.number]) for trial in chosen
+        trial.number: trial_scores(folder, trial, replicates[trial.number]) for trial in chosen
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder, base, list(of_base))
+        found[base.number] = base_scores(folder, base, list(of_base))
         chosen = sorted([*chosen, base], key=lambda trial: trial.number)
     keys = list(dict.fromkeys(key for scores in found.values() for key in scores))
     spreads = {key: _spreads(found, key) for key in keys}
-    comparisons = _comparisons(found, spreads, [_judged(found, name) for name in objectives])
+    comparisons = _comparisons(found, spreads, [judged_key(found, name) for name in objectives])
     return Confirmation(
         made_at=utc_now(),
         suite_version=chosen[-1].boundaries[-1].suite_version or "",
@@ -157,15 +128,15 @@ def fresh_differences(
         first: Number of a trial.
         second: Number of another one.
     """
-    replicates = _replicates(folder, trials)
+    replicates = ended_replicates(folder, trials)
     of_base = replicates.pop(base.number, {}) if base is not None else {}
     found = {
-        trial.number: _trial_scores(folder, trial, replicates[trial.number])
+        trial.number: trial_scores(folder, trial, replicates[trial.number])
         for trial in trials
         if trial.number in replicates
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder, base, list(of_base))
+        found[base.number] = base_scores(folder, base, list(of_base))
     if first not in found or second not in found or not {first, second} & set(replicates):
         return {}
     differences = {}
@@ -196,128 +167,7 @@ def fresh_differences(
     return differences
 
 
-def _replicates(
-    folder: StudyFolder, trials: Sequence[TrialRecord]
-) -> dict[int, dict[int, TrialRecord]]:
-    """Return the replicates that ended, by trial and seed; those of another recipe under that number are left out."""
-    recipes = {trial.number: trial.recipe for trial in trials}
-    found: dict[int, dict[int, TrialRecord]] = {}
-    for path in folder.replicate_folders():
-        record = path.read_record()
-        if record is None or record.state == "RUNNING":
-            continue
-        if recipes.get(record.number) == record.recipe:
-            found.setdefault(record.number, {})[record.seed] = record
-    return found
-
-
-def _trial_scores(
-    folder: StudyFolder, trial: TrialRecord, replicates: Mapping[int, TrialRecord]
-) -> dict[_Key, _Found]:
-    searched = _scores(trial)
-    of_suite = {key.name: score for key, score in searched.items() if not key.is_holdout}
-    measured = {}
-    for seed, record in replicates.items():
-        if record.state == "COMPLETE":
-            replicate = folder.replicate(trial.number, seed)
-            fresh = _on_selection(replicate, of_suite)
-            measured[seed] = _measured(replicate, record) | fresh
-            searched |= {key: of_suite[key.name] for key in fresh}
-    failed = {
-        seed: record.reason or "no reason recorded"
-        for seed, record in replicates.items()
-        if record.state != "COMPLETE"
-    }
-    scores = {}
-    for key, seen in searched.items():
-        by_seed, missing = {}, dict(failed)
-        for seed, of_seed in measured.items():
-            each = of_seed.get(key)
-            if each is not None and each.score.value is not None:
-                by_seed[seed] = each
-            else:
-                missing[seed] = (each.score.reason if each else None) or NO_SCORE
-        replicated, n_items = _replicated(list(by_seed.values()), is_trained=True)
-        scores[key] = _Found(seen, by_seed, missing, replicated, n_items)
-    return scores
-
-
-def _judged(found: Mapping[int, dict[_Key, _Found]], name: str) -> _Key:
-    """Return the score in which trials are compared in an objective: on fresh items if all were asked about those."""
-    fresh = _Key(name, False, is_selection=True)
-    is_known = all(fresh in scores and scores[fresh].by_seed for scores in found.values())
-    return fresh if is_known else _Key(name, False)
-
-
-def _base_scores(
-    folder: StudyFolder, base: TrialRecord, seeds: Sequence[int]
-) -> dict[_Key, _Found]:
-    """Return the base's scores, those on rows of the selection from its replicate: no seed changes it."""
-    scores, all_measured = {}, _measured(folder.trial(base.number), base)
-    for seed in seeds[:1]:
-        searched = {
-            key.name: each.score for key, each in all_measured.items() if not key.is_holdout
-        }
-        all_measured |= _on_selection(folder.replicate(base.number, seed), searched)
-    for key, measured in all_measured.items():
-        by_seed = {base.seed: measured} if measured.score.value is not None else {}
-        missing = {} if by_seed else {base.seed: measured.score.reason or NO_SCORE}
-        replicated, n_items = _replicated(list(by_seed.values()), is_trained=False)
-        scores[key] = _Found(measured.score, by_seed, missing, replicated, n_items)
-    return scores
-
-
-def _on_selection(folder: TrialFolder, searched: Mapping[str, Score]) -> dict[_Key, _Measured]:
-    """Return a replicate's scores on rows of the selection, of those that the search has; none if it was not asked."""
-    result = read_selection(folder)
-    if result is None:
-        return {}
-    items = list(result.items)
-    return {
-        _Key(score.name, False, is_selection=True): _Measured(score, item_terms(score, items))
-        for score in result.scores
-        if score.name in searched
-    }
-
-
-def _scores(record: TrialRecord) -> dict[_Key, Score]:
-    last = record.boundaries[-1]
-    found = {_Key(score.name, False): score for score in last.scores}
-    return found | {_Key(score.name, True): score for score in last.holdout}
-
-
-def _measured(folder: TrialFolder, record: TrialRecord) -> dict[_Key, _Measured]:
-    n_stages = record.boundaries[-1].n_stages
-    items: dict[bool, list[Item]] = {
-        is_holdout: list(folder.read_items(n_stages, is_holdout)) for is_holdout in (False, True)
-    }
-    return {
-        key: _Measured(score, item_terms(score, items[key.is_holdout]))
-        for key, score in _scores(record).items()
-    }
-
-
-def _replicated(measured: Sequence[_Measured], is_trained: bool) -> tuple[Replicated | None, int]:
-    """Return a score's replicates as arrays, and the number of items (clusters of them) that all of them share."""
-    if not measured:
-        return None, 0
-    values_S = np.array([each.score.value for each in measured], dtype=np.float64)
-    stderrs = [each.score.stderr for each in measured if each.score.stderr is not None]
-    stderr = float(np.mean(stderrs)) if stderrs else None
-    n_items = measured[0].score.n
-    terms = [each.terms for each in measured]
-    items_SN = None
-    first = terms[0]
-    if first is not None and all(
-        each is not None and each.clusters == first.clusters for each in terms
-    ):
-        rows_SN = np.array([linearised(each.by_item) for each in terms if each is not None])
-        items_SN = clustered(rows_SN, list(first.clusters.values()))
-        n_items = items_SN.shape[1]
-    return Replicated(values_S, items_SN, stderr, is_trained), n_items
-
-
-def _spreads(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> dict[int, Spread]:
+def _spreads(found: Mapping[int, dict[Key, Found]], key: Key) -> dict[int, Spread]:
     """Return the variance between seeds by trial, drawn towards what all have in common."""
     own = {}
     for number, scores in found.items():
@@ -327,7 +177,7 @@ def _spreads(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> dict[int, Sp
     return dict(zip(own, moderated_spreads(list(own.values())), strict=True))
 
 
-def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScore:
+def _confirmed(key: Key, found: Found, spread: Spread | None) -> ConfirmedScore:
     stderr, interval, value = None, None, None
     if found.replicated is not None:
         value = found.replicated.value
@@ -359,9 +209,9 @@ def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScor
 
 
 def _comparisons(
-    found: Mapping[int, dict[_Key, _Found]],
-    spreads: Mapping[_Key, Mapping[int, Spread]],
-    objectives: Sequence[_Key],
+    found: Mapping[int, dict[Key, Found]],
+    spreads: Mapping[Key, Mapping[int, Spread]],
+    objectives: Sequence[Key],
 ) -> tuple[Comparison, ...]:
     raw: list[tuple[int, int, str, float, float, Interval, float]] = []
     for key in objectives:
@@ -407,7 +257,7 @@ def _ties(number: int, others: Sequence[int], comparisons: Sequence[Comparison])
     return tuple(sorted(other for other in others if other in compared - told))
 
 
-def _noise_floor(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> NoiseFloor | None:
+def _noise_floor(found: Mapping[int, dict[Key, Found]], key: Key) -> NoiseFloor | None:
     own = [scores[key] for scores in found.values() if key in scores]
     spreads = [each.replicated.spread for each in own if each.replicated is not None]
     pooled = pooled_spread([spread for spread in spreads if spread is not None])
