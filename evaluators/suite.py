@@ -17,6 +17,7 @@ from evaluators.reply_specs import RewardModelSpec
 from evaluators.scores import Measurement, Score, ScoreInfo
 from evaluators.spec import EvaluatorSpec, HarnessSpec, RetentionSpec
 from evaluators.subset import first_rows_of, n_first
+from evaluators.time_limit import time_limit
 
 if TYPE_CHECKING:
     from evaluators.models import LoadedModel
@@ -119,8 +120,13 @@ class Suite:
         text = json.dumps([GENERATION_VERSION, parts])
         self.version = hashlib.sha256(text.encode()).hexdigest()
 
-    def reference(self, base: LoadedModel) -> Reference:
-        """Return what the evaluators need to know of the base. An evaluator that raises leaves a reason instead."""
+    def reference(self, base: LoadedModel, limit_seconds: float | None = None) -> Reference:
+        """Return what the evaluators need to know of the base. An evaluator that raises leaves a reason instead.
+
+        Args:
+            base: The base.
+            limit_seconds: As for `measure`.
+        """
         parts: dict[str, Any] = {}
         faults: dict[str, str] = {}
         with base.ready():
@@ -128,7 +134,8 @@ class Suite:
                 if not evaluator.needs_reference:
                     continue
                 try:
-                    parts[evaluator.name] = evaluator.reference(base)
+                    with time_limit(limit_seconds):
+                        parts[evaluator.name] = evaluator.reference(base)
                 except (
                     Exception
                 ) as error:  # one evaluator's failure must not take the others' scores
@@ -174,7 +181,11 @@ class Suite:
         return Reference(self.version, parts)
 
     def measure(
-        self, model: LoadedModel, reference: Reference | None = None, is_base: bool = False
+        self,
+        model: LoadedModel,
+        reference: Reference | None = None,
+        is_base: bool = False,
+        limit_seconds: float | None = None,
     ) -> dict[str, Measurement]:
         """Return each evaluator's scores and items. An evaluator that raises gets missing scores with the reason.
 
@@ -184,6 +195,7 @@ class Suite:
             model: The model.
             reference: What `reference` returned for the base; without it, scores relative to the base are missing.
             is_base: Whether the model is the very base of the reference, so that nothing is measured twice.
+            limit_seconds: What takes longer, be it one evaluator or writing for all, fails for that reason.
 
         Raises:
             ValueError: The reference belongs to another suite.
@@ -196,7 +208,7 @@ class Suite:
         with (
             model.ready()
         ):  # once for all evaluators: entering costs a copy of the weights in bfloat16
-            return self._measure(model, reference, is_base)
+            return self._measure(model, reference, is_base, limit_seconds)
 
     def account(self, facts: Facts | None) -> dict[str, Measurement]:
         """Return scores and items of the evaluators that look at how a model was made, and not at the model.
@@ -211,11 +223,16 @@ class Suite:
         }
 
     def _measure(
-        self, model: LoadedModel, reference: Reference | None, is_base: bool
+        self,
+        model: LoadedModel,
+        reference: Reference | None,
+        is_base: bool,
+        limit_seconds: float | None,
     ) -> dict[str, Measurement]:
         evaluators = [each for each in self.evaluators if not each.needs_facts]
         prompts = {evaluator.name: evaluator.prompts() for evaluator in evaluators}
-        outputs, fault = _replies(model, [each for part in prompts.values() for each in part])
+        asked = [each for part in prompts.values() for each in part]
+        outputs, fault = _replies(model, asked, limit_seconds)
         found = {}
         for evaluator in evaluators:
             own = prompts[evaluator.name]
@@ -230,23 +247,28 @@ class Suite:
             own_outputs = [outputs[_key(prompt)] for prompt in own]
             measure = evaluator.measure_base if is_base and part is not None else evaluator.measure
             try:
-                measured = _checked(evaluator, measure(model, part, own_outputs))
+                with time_limit(limit_seconds):
+                    measured = measure(model, part, own_outputs)
+                measured = _checked(evaluator, measured)
                 found[evaluator.name] = _of_part(measured, self.parts.get(evaluator.name))
             except Exception as error:  # one evaluator's failure must not take the others' scores
                 found[evaluator.name] = _missing(evaluator, _reason(error))
         return found
 
 
-def _replies(model: LoadedModel, prompts: Sequence[Prompt]) -> tuple[dict[str, str], str | None]:
+def _replies(
+    model: LoadedModel, prompts: Sequence[Prompt], limit_seconds: float | None
+) -> tuple[dict[str, str], str | None]:
     """Return what the model writes, by prompt, or the reason why there is nothing."""
     unique = {_key(prompt): prompt for prompt in prompts}
     if not unique:
         return {}, None
     try:
-        texts = model.generate(
-            [prompt.conversation for prompt in unique.values()],
-            [prompt.max_new_tokens for prompt in unique.values()],
-        )
+        with time_limit(limit_seconds):
+            texts = model.generate(
+                [prompt.conversation for prompt in unique.values()],
+                [prompt.max_new_tokens for prompt in unique.values()],
+            )
     except Exception as error:  # evaluators that do not generate can still measure
         return {}, f"generation failed: {_reason(error)}"
     return dict(zip(unique, texts, strict=True)), None

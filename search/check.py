@@ -170,6 +170,10 @@ def _score_findings(spec: StudySpec) -> Iterator[Finding]:
             parts = [name for name in infos if name.startswith(f"{score}.")]
             hint = f"choose {' or '.join(parts)}" if parts else suggest(score, infos)
             yield Finding(place, f"{value_text(score)} is not a score; {hint}")
+    for index, score in enumerate(spec.required):
+        if score not in infos and score not in holdout:
+            hint = suggest(score, {*infos, *holdout})
+            yield Finding(("required", index), f"{value_text(score)} is not a score; {hint}")
     seen: set[str] = set()
     for index, objective in enumerate(spec.objectives):
         if objective.score in seen:

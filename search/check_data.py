@@ -18,7 +18,7 @@ from search.spec import StudySpec
 
 SHOWN_ROWS = 3
 """Leaking rows that a message names."""
-_SEEN_BY = {"train": "is trained on", "search": "is in the suite"}
+_SEEN_BY = {"train": "is trained on", "search": "is in the suite", "selection": "confirms"}
 _LIKENESS: dict[LeakKind, str] = {
     "same": "asks what {} asks",
     "near": "asks nearly what {} asks",
@@ -56,6 +56,11 @@ def users(spec: StudySpec) -> dict[Seen, KeyPath]:
                 found.setdefault(seen, (group, name, key))
             if isinstance(evaluator, RetentionSpec) and evaluator.source is None:
                 found.setdefault(Seen(use, name), (group, name))
+    for seen, place in list(found.items()):
+        source_spec = spec.sources.get(seen.source)
+        parts = None if source_spec is None else source_spec.parts
+        if seen.use == "search" and parts is not None and parts.selection is not None:
+            found.setdefault(Seen("selection", seen.source), place)
     return found
 
 
@@ -153,9 +158,10 @@ def _shared_rows(
                 is_allowed = frozenset((measured.source,)) in allowed
                 yield SharedRows(other, measured, (), n_rows, is_allowed)
     by_use = {use: {seen: words[seen] for seen in words if seen.use == use} for use in USES}
+    later = {**by_use["selection"], **by_use["holdout"]}
     comparisons = (
-        (by_use["train"], {**by_use["search"], **by_use["holdout"]}),
-        (by_use["search"], by_use["holdout"]),
+        (by_use["train"], {**by_use["search"], **later}),
+        (by_use["search"], later),
     )
     for others, own in comparisons:
         for (other, measured), leaks in find_leaks(others, own).items():
@@ -195,7 +201,7 @@ def _words(spec: StudySpec, sources: Mapping[str, Source], seen: Seen) -> list[R
         if source is None:
             return None
         return [row_words(row, source.format) for row in source.seen_by(seen.use)]
-    evaluators = spec.full_suite if seen.use == "search" else spec.holdout
+    evaluators = spec.holdout if seen.use == "holdout" else spec.full_suite
     evaluator = evaluators.get(seen.source)
     if not isinstance(evaluator, RetentionSpec):
         return None  # A source that does not exist, which is reported elsewhere.

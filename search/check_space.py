@@ -28,7 +28,9 @@ TABLE_COLUMNS = frozenset(
     )
 )
 """Columns that trials.csv has for every study, beside those that end in `_seconds`."""
-_TABLE_ENDINGS = ("_seconds", "_stderr")
+FRONT_COLUMNS = frozenset(("ties", "warnings"))
+"""Columns that front.csv has besides, beside those of confirmed scores."""
+_TABLE_ENDINGS = ("_seconds", "_stderr", "_confirmed")
 
 
 def name_findings(spec: StudySpec) -> Iterator[Finding]:
@@ -39,8 +41,8 @@ def name_findings(spec: StudySpec) -> Iterator[Finding]:
             yield Finding(("influences", name), text)
     for group, evaluators in (("suite", spec.suite), ("holdout", spec.holdout)):
         for name in evaluators:
-            if name in TABLE_COLUMNS or name.endswith(_TABLE_ENDINGS):
-                text = "is the name of a column of trials.csv; choose another for the evaluator"
+            if name in TABLE_COLUMNS | FRONT_COLUMNS or name.endswith(_TABLE_ENDINGS):
+                text = "is the name of a column of trials.csv or front.csv; choose another for the evaluator"
                 yield Finding((group, name), text)
     names: set[str] = set()
     for index, baseline in enumerate(spec.baselines):

@@ -229,6 +229,16 @@ class TrialFolder:
         self._fence()
         write_whole(self.traceback, text)
 
+    @property
+    def selection(self) -> Path:
+        """What the suite says of the last model on rows of the selection, with its items; replicates alone have it."""
+        return self.path / "selection.json"
+
+    def write_selection(self, text: str) -> None:
+        """Write what the suite says on rows of the selection whole."""
+        self._fence()
+        write_whole(self.selection, text)
+
     def items_file(self, n_stages: int, holdout: bool) -> Path:
         """Return the file of per-item values at a boundary."""
         name = "holdout.jsonl" if holdout else "items.jsonl"

@@ -96,13 +96,7 @@ class Lab:
         except ValueError as error:
             raise DataError(str(error)) from error
         loaded = loaded_model(base.fresh(), precision, spec.generation)
-        origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
-        exams = []
-        for suite in suites:
-            version = exam_version(suite, precision, spec.generation)
-            exams.append(
-                Exam(suite, base_reference(suite, version, loaded, origin, store), version)
-            )
+        exams = [exam_of(suite, spec, base, loaded, store) for suite in suites]
         screen = exams[2] if len(exams) > 2 else None
         if screen is not None:
             # Items that are asked in two parts meet other batches, which shows in the last bits.
@@ -156,12 +150,13 @@ class Lab:
         self, exam: Exam, ref: ModelRef, is_base: bool, digest: str | None = None
     ) -> SuiteResult:
         loaded = loaded_model(ref, self.spec.training.precision, self.spec.generation)
+        limit = self.spec.compute.evaluator_seconds
         if self.screen is not None and digest is not None and exam is not self.holdout:
             loaded = self._remembering(loaded, digest)
             if exam is self.exam:
                 # First its first items, whether or not they were asked before: so its bits are always the same.
-                self.screen.suite.measure(loaded, self.screen.reference, is_base=is_base)
-        measured = exam.suite.measure(loaded, exam.reference, is_base=is_base).values()
+                self.screen.suite.measure(loaded, self.screen.reference, is_base, limit)
+        measured = exam.suite.measure(loaded, exam.reference, is_base, limit).values()
         scores: list[Score] = [score for found in measured for score in found.scores]
         items: list[Item] = [item for found in measured for item in found.items]
         return SuiteResult(scores=tuple(scores), items=tuple(items), is_stored=False)
@@ -174,6 +169,20 @@ class Lab:
         return RememberingModel(
             model, tokenizer, device, loaded.precision, self._memory[1], loaded.writer
         )
+
+
+def exam_of(
+    suite: Suite,
+    spec: StudySpec,
+    base: ResidentBase,
+    loaded: LoadedModel,
+    store: StageStore | None,
+) -> Exam:
+    """Return a suite with what its evaluators know of the base, of which `loaded` is a fresh copy."""
+    version = exam_version(suite, spec.training.precision, spec.generation)
+    origin = f"{base.fingerprint} {arithmetic(base.device, spec.compute.threads_per_trial)}"
+    limit = spec.compute.evaluator_seconds
+    return Exam(suite, base_reference(suite, version, loaded, origin, store, limit), version)
 
 
 def recipe_prefixes(

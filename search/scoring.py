@@ -54,7 +54,12 @@ def write_result(store: StageStore | None, digest: str, version: str, result: Su
 
 
 def base_reference(
-    suite: Suite, version: str, base: LoadedModel, origin: str, store: StageStore | None
+    suite: Suite,
+    version: str,
+    base: LoadedModel,
+    origin: str,
+    store: StageStore | None,
+    limit_seconds: float | None = None,
 ) -> Reference:
     """Return what a suite's evaluators need to know of the base: from the store, or measured now and put there.
 
@@ -66,9 +71,10 @@ def base_reference(
         base: The untouched base.
         origin: Names the base's weights and the arithmetic that runs it: equal origins give equal bits.
         store: Where it is shared; None measures it here.
+        limit_seconds: As for `Suite.measure`.
     """
     if store is None or not suite.needs_reference:
-        return suite.reference(base)
+        return suite.reference(base, limit_seconds)
     digest = hashlib.sha256(f"reference {origin} {version}".encode()).hexdigest()
     key = f"reference-{version}"
     while True:
@@ -78,12 +84,12 @@ def base_reference(
         try:
             lease = store.lease(digest)
         except StoreError:
-            return suite.reference(base)  # No store to be had just now.
+            return suite.reference(base, limit_seconds)  # No store to be had just now.
         if lease is not None:
             with lease.renewing():
                 # The owner before may have put it there since this one looked.
                 found = _read_reference(suite, base, store, digest, key)
-                return found or _measured_reference(suite, base, store, digest, key)
+                return found or _measured_reference(suite, base, store, digest, key, limit_seconds)
         time.sleep(POLL_SECONDS)
 
 
@@ -98,9 +104,14 @@ def _read_reference(
 
 
 def _measured_reference(
-    suite: Suite, base: LoadedModel, store: StageStore, digest: str, key: str
+    suite: Suite,
+    base: LoadedModel,
+    store: StageStore,
+    digest: str,
+    key: str,
+    limit_seconds: float | None,
 ) -> Reference:
-    reference = suite.reference(base)
+    reference = suite.reference(base, limit_seconds)
     files = suite.reference_files(reference)
     if files is not None:
         with suppress(StoreError):

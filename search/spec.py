@@ -225,6 +225,9 @@ class ComputeSpec(Spec):
     """GPUs, or a fraction of one, Ray reserves for a trial when the device is CUDA."""
     threads_per_trial: int = Field(default=1, gt=0)
     """torch threads. Equal counts are needed for equal results on CPU."""
+    evaluator_seconds: float | None = Field(default=None, gt=0)
+    """Longest that an evaluator may take on one model, writing (of all evaluators together) counted apart. Beyond it
+    its scores are missing, with that reason. Default: no limit."""
 
 
 class StoppingSpec(Spec):
@@ -330,6 +333,9 @@ class StudySpec(Spec):
     """Scores the sampler improves."""
     constraints: tuple[ConstraintSpec, ...] = ()
     """Scores that must stay within a bound."""
+    required: tuple[str, ...] = ()
+    """Scores of suite or holdout without which a trial fails, as it always does without an objective or a constraint.
+    Any other score may be missing: its trial goes on, and the report has the reason."""
     baselines: tuple[BaselineSpec, ...] = ()
     """Recipes that are always tried; the untouched base is one, listed or not."""
     sampler: SamplerSpec = SamplerSpec()

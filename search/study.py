@@ -21,6 +21,7 @@ from search.holding import Hold, LostHold, take_hold
 from search.provenance import provenance
 from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
+from search.sampling.told import missing_reason
 from search.spec import BudgetSpec, StudySpec
 from search.stopping.past import PastTrial
 from search.stopping.rule import StoppingRule
@@ -281,7 +282,7 @@ class Study:
 
     def _take(self, record: TrialRecord) -> TrialRecord:
         self._running.discard(record.number)
-        reason = self._asker.failure(record)
+        reason = self._asker.failure(record) or self._lack(record)
         if reason is not None and record.state != "FAIL":
             # The folder first: a trial that the storage calls finished is never looked at again.
             record = record.model_copy(update={"state": "FAIL", "reason": reason})
@@ -296,6 +297,13 @@ class Study:
             self._fault = f"the untouched base could not be scored: {reason}"
             self.stop_reason = self._fault
         return record
+
+    def _lack(self, record: TrialRecord) -> str | None:
+        """Return which score that the study requires a complete trial has not got, and why; None if it has all."""
+        if record.state != "COMPLETE" or not record.boundaries:
+            return None
+        holdout = {score.name: score for score in record.boundaries[-1].holdout}
+        return missing_reason({**record.final_scores, **holdout}, self.spec.required)
 
     def _past_of(self, number: int) -> list[PastTrial]:
         """Return the trials that the proposal of a trial learnt from, as the stopping rule sees them."""

@@ -19,7 +19,7 @@ from evaluators.redaction import redacted
 from search.costs import stage_facts
 from search.folders import TrialFolder, utc_now, write_whole
 from search.holding import LostHold
-from search.lab import Lab
+from search.lab import Exam, Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
 from search.records import Boundary, Proposal, Rung, Screening, Seconds, TrialRecord
@@ -36,6 +36,7 @@ class TrialRun:
         proposal: Proposal,
         idle_seconds: float = 0,
         at_end_alone: bool = False,
+        selection: Exam | None = None,
     ) -> None:
         """Prepare the first step; nothing is trained yet.
 
@@ -45,6 +46,7 @@ class TrialRun:
             proposal: The recipe and its number.
             idle_seconds: Time this process spent between trials; counted as rest.
             at_end_alone: Score the last model alone, and not those after the stages before.
+            selection: The suite on rows of the selection, which is asked about the last model; None leaves that out.
         """
         self._lab = lab
         self._folder = folder
@@ -58,6 +60,7 @@ class TrialRun:
         self._rungs = spec.stopping.used_rungs
         self._stage: Pieces | None = None
         self._at_end_alone = at_end_alone
+        self._selection = selection
         self.record = TrialRecord(
             number=proposal.number,
             state="RUNNING",
@@ -189,6 +192,9 @@ class TrialRun:
         if is_last and self._lab.spec.holdout:
             holdout = self._lab.measure(self._lab.holdout, self._prefixes, n_stages, digest, facts)
             self._folder.write_items(n_stages, True, holdout.items)
+        if is_last and self._selection is not None:
+            found = self._lab.measure(self._selection, self._prefixes, n_stages, digest, facts)
+            self._folder.write_selection(found.model_dump_json() + "\n")
         loading = self._prefixes.load_seconds - loaded_before
         evaluate_seconds = time.monotonic() - started - loading
         # Who hears of this boundary shall find its model in the store.

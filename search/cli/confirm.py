@@ -61,13 +61,19 @@ def confirm(
         only_one,
         train_replicates,
     )
+    from search.confirmation.selection import WITHOUT, selected_evaluators
     from search.plan import measured_speeds
     from search.report.confirmation import confirmation_lines
     from search.report.numbers import count_text
     from search.report.write import write_report
 
+    drawn = fresh_seeds(view.spec.sampler.seed, seeds)
+    has_selection = bool(selected_evaluators(view.spec))
+    if not has_selection:
+        _say(f"note: {WITHOUT}")
     with only_one(view.files, _say) as files:
-        wanted = missing_replicates(files, chosen, fresh_seeds(view.spec.sampler.seed, seeds))
+        base = view.base if has_selection else None
+        wanted = missing_replicates(files, chosen, drawn, base)
         if wanted:
             speeds = measured_speeds(view.trials)
             planned = sum(speeds.recipe_seconds(trial.recipe) for trial, _ in wanted)

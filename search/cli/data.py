@@ -298,7 +298,9 @@ def _print_preview(shown: list[tuple[str, list[Shown]]], is_trained: bool) -> No
 def _sizes(spec: StudySpec, source: Source) -> str:
     if spec.sources[source.name].parts is None and spec.generalisation is None:
         return f"{len(source.rows):,} rows"
-    return ", ".join(f"{len(source.seen_by(use)):,} rows for {use}" for use in USES)
+    sizes = {use: len(source.seen_by(use)) for use in USES}
+    shown = [use for use in USES if sizes[use] or use != "selection"]  # which few studies have
+    return ", ".join(f"{sizes[use]:,} rows for {use}" for use in shown)
 
 
 def _unseen_kinds(spec: StudySpec, sources: Mapping[str, Source]) -> list[str]:

@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
-from evaluators.scores import Item, Score
 from evaluators.stats.intervals import Interval, holm, t_p_value
 from evaluators.stats.replicates import (
     CrossedEstimate,
-    Replicated,
     Spread,
     difference_over_replicates,
     mean_over_replicates,
@@ -26,7 +22,14 @@ from evaluators.stats.replicates import (
     share_interval,
     spread_interval,
 )
-from evaluators.stats.terms import ItemTerms, clustered, item_terms, linearised
+from search.confirmation.reading import (
+    Found,
+    Key,
+    base_scores,
+    ended_replicates,
+    judged_key,
+    trial_scores,
+)
 from search.confirmation.records import (
     Comparison,
     Confirmation,
@@ -34,40 +37,11 @@ from search.confirmation.records import (
     ConfirmedTrial,
     NoiseFloor,
 )
-from search.folders import StudyFolder, TrialFolder, utc_now
+from search.folders import StudyFolder, utc_now
 from search.records import TrialRecord
 
 LARGEST_P = 0.05
 """Adjusted p-value below which two trials count as different."""
-NO_SCORE = "the replicate has no such score"
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A score of the suite or of the holdout."""
-
-    name: str
-    is_holdout: bool
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One score of one model with what its items add."""
-
-    score: Score
-    terms: ItemTerms | None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One score of one trial over its replicates, before anything is compared."""
-
-    searched: Score
-    by_seed: dict[int, _Measured]
-    missing: dict[int, str]
-    replicated: Replicated | None
-    """None where no replicate has the score."""
-    n_items: int
 
 
 def analyse(
@@ -84,20 +58,21 @@ def analyse(
         base: The untouched base, which is compared with all.
         objectives: Names of the scores in which trials are compared.
     """
-    replicates = _replicates(folder, trials)
+    replicates = ended_replicates(folder, trials)
+    of_base = replicates.pop(base.number, {}) if base is not None else {}
     if not replicates:
         return None
     known = {trial.number: trial for trial in trials}
     chosen = [known[number] for number in sorted(replicates)]
     found = {
-        trial.number: _trial_scores(folder, trial, replicates[trial.number]) for trial in chosen
+        trial.number: trial_scores(folder, trial, replicates[trial.number]) for trial in chosen
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder.trial(base.number), base)
+        found[base.number] = base_scores(folder, base, list(of_base))
         chosen = sorted([*chosen, base], key=lambda trial: trial.number)
     keys = list(dict.fromkeys(key for scores in found.values() for key in scores))
     spreads = {key: _spreads(found, key) for key in keys}
-    comparisons = _comparisons(found, spreads, objectives)
+    comparisons = _comparisons(found, spreads, [judged_key(found, name) for name in objectives])
     return Confirmation(
         made_at=utc_now(),
         suite_version=chosen[-1].boundaries[-1].suite_version or "",
@@ -153,18 +128,21 @@ def fresh_differences(
         first: Number of a trial.
         second: Number of another one.
     """
-    replicates = _replicates(folder, trials)
+    replicates = ended_replicates(folder, trials)
+    of_base = replicates.pop(base.number, {}) if base is not None else {}
     found = {
-        trial.number: _trial_scores(folder, trial, replicates[trial.number])
+        trial.number: trial_scores(folder, trial, replicates[trial.number])
         for trial in trials
         if trial.number in replicates
     }
     if base is not None and base.boundaries:
-        found[base.number] = _base_scores(folder.trial(base.number), base)
+        found[base.number] = base_scores(folder, base, list(of_base))
     if first not in found or second not in found or not {first, second} & set(replicates):
         return {}
     differences = {}
-    for key in found[first].keys() & found[second].keys():
+    # On fresh items, where both were asked about them, in place of those of the search.
+    shared = found[first].keys() & found[second].keys()
+    for key in sorted(shared, key=lambda each: each.is_selection):
         sides = [found[number][key] for number in (first, second)]
         spreads = _spreads(found, key)
         if first not in spreads or second not in spreads:
@@ -189,96 +167,7 @@ def fresh_differences(
     return differences
 
 
-def _replicates(
-    folder: StudyFolder, trials: Sequence[TrialRecord]
-) -> dict[int, dict[int, TrialRecord]]:
-    """Return the replicates that ended, by trial and seed; those of another recipe under that number are left out."""
-    recipes = {trial.number: trial.recipe for trial in trials}
-    found: dict[int, dict[int, TrialRecord]] = {}
-    for path in folder.replicate_folders():
-        record = path.read_record()
-        if record is None or record.state == "RUNNING":
-            continue
-        if recipes.get(record.number) == record.recipe:
-            found.setdefault(record.number, {})[record.seed] = record
-    return found
-
-
-def _trial_scores(
-    folder: StudyFolder, trial: TrialRecord, replicates: Mapping[int, TrialRecord]
-) -> dict[_Key, _Found]:
-    measured = {
-        seed: _measured(folder.replicate(trial.number, seed), record)
-        for seed, record in replicates.items()
-        if record.state == "COMPLETE"
-    }
-    failed = {
-        seed: record.reason or "no reason recorded"
-        for seed, record in replicates.items()
-        if record.state != "COMPLETE"
-    }
-    scores = {}
-    for key, searched in _scores(trial).items():
-        by_seed, missing = {}, dict(failed)
-        for seed, of_seed in measured.items():
-            each = of_seed.get(key)
-            if each is not None and each.score.value is not None:
-                by_seed[seed] = each
-            else:
-                missing[seed] = (each.score.reason if each else None) or NO_SCORE
-        replicated, n_items = _replicated(list(by_seed.values()), is_trained=True)
-        scores[key] = _Found(searched, by_seed, missing, replicated, n_items)
-    return scores
-
-
-def _base_scores(folder: TrialFolder, base: TrialRecord) -> dict[_Key, _Found]:
-    scores = {}
-    for key, measured in _measured(folder, base).items():
-        by_seed = {base.seed: measured} if measured.score.value is not None else {}
-        missing = {} if by_seed else {base.seed: measured.score.reason or NO_SCORE}
-        replicated, n_items = _replicated(list(by_seed.values()), is_trained=False)
-        scores[key] = _Found(measured.score, by_seed, missing, replicated, n_items)
-    return scores
-
-
-def _scores(record: TrialRecord) -> dict[_Key, Score]:
-    last = record.boundaries[-1]
-    found = {_Key(score.name, False): score for score in last.scores}
-    return found | {_Key(score.name, True): score for score in last.holdout}
-
-
-def _measured(folder: TrialFolder, record: TrialRecord) -> dict[_Key, _Measured]:
-    n_stages = record.boundaries[-1].n_stages
-    items: dict[bool, list[Item]] = {
-        is_holdout: list(folder.read_items(n_stages, is_holdout)) for is_holdout in (False, True)
-    }
-    return {
-        key: _Measured(score, item_terms(score, items[key.is_holdout]))
-        for key, score in _scores(record).items()
-    }
-
-
-def _replicated(measured: Sequence[_Measured], is_trained: bool) -> tuple[Replicated | None, int]:
-    """Return a score's replicates as arrays, and the number of items (clusters of them) that all of them share."""
-    if not measured:
-        return None, 0
-    values_S = np.array([each.score.value for each in measured], dtype=np.float64)
-    stderrs = [each.score.stderr for each in measured if each.score.stderr is not None]
-    stderr = float(np.mean(stderrs)) if stderrs else None
-    n_items = measured[0].score.n
-    terms = [each.terms for each in measured]
-    items_SN = None
-    first = terms[0]
-    if first is not None and all(
-        each is not None and each.clusters == first.clusters for each in terms
-    ):
-        rows_SN = np.array([linearised(each.by_item) for each in terms if each is not None])
-        items_SN = clustered(rows_SN, list(first.clusters.values()))
-        n_items = items_SN.shape[1]
-    return Replicated(values_S, items_SN, stderr, is_trained), n_items
-
-
-def _spreads(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> dict[int, Spread]:
+def _spreads(found: Mapping[int, dict[Key, Found]], key: Key) -> dict[int, Spread]:
     """Return the variance between seeds by trial, drawn towards what all have in common."""
     own = {}
     for number, scores in found.items():
@@ -288,7 +177,7 @@ def _spreads(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> dict[int, Sp
     return dict(zip(own, moderated_spreads(list(own.values())), strict=True))
 
 
-def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScore:
+def _confirmed(key: Key, found: Found, spread: Spread | None) -> ConfirmedScore:
     stderr, interval, value = None, None, None
     if found.replicated is not None:
         value = found.replicated.value
@@ -302,6 +191,7 @@ def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScor
         unit=found.searched.unit,
         direction=found.searched.direction,
         is_holdout=key.is_holdout,
+        is_selection=key.is_selection,
         searched=found.searched.value,
         value=value,
         stderr=stderr,
@@ -319,14 +209,13 @@ def _confirmed(key: _Key, found: _Found, spread: Spread | None) -> ConfirmedScor
 
 
 def _comparisons(
-    found: Mapping[int, dict[_Key, _Found]],
-    spreads: Mapping[_Key, Mapping[int, Spread]],
-    objectives: Sequence[str],
+    found: Mapping[int, dict[Key, Found]],
+    spreads: Mapping[Key, Mapping[int, Spread]],
+    objectives: Sequence[Key],
 ) -> tuple[Comparison, ...]:
     raw: list[tuple[int, int, str, float, float, Interval, float]] = []
-    for name in objectives:
-        key = _Key(name, False)
-        spread = spreads.get(key, {})
+    for key in objectives:
+        name, spread = key.name, spreads.get(key, {})
         for first, second in combinations(sorted(spread), 2):
             one, other = found[first][key].replicated, found[second][key].replicated
             assert one is not None
@@ -368,7 +257,7 @@ def _ties(number: int, others: Sequence[int], comparisons: Sequence[Comparison])
     return tuple(sorted(other for other in others if other in compared - told))
 
 
-def _noise_floor(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> NoiseFloor | None:
+def _noise_floor(found: Mapping[int, dict[Key, Found]], key: Key) -> NoiseFloor | None:
     own = [scores[key] for scores in found.values() if key in scores]
     spreads = [each.replicated.spread for each in own if each.replicated is not None]
     pooled = pooled_spread([spread for spread in spreads if spread is not None])
@@ -379,6 +268,7 @@ def _noise_floor(found: Mapping[int, dict[_Key, _Found]], key: _Key) -> NoiseFlo
         name=key.name,
         unit=own[0].searched.unit,
         is_holdout=key.is_holdout,
+        is_selection=key.is_selection,
         sd=math.sqrt(pooled.variance),
         low=interval.low,
         high=interval.high,

@@ -23,8 +23,10 @@ class ConfirmedScore(Record):
     """Which way is better."""
     is_holdout: bool
     """Whether the sampler never saw it."""
+    is_selection: bool = False
+    """Whether it is a score of the suite on rows of the selection: by its items, too, nothing was chosen."""
     searched: float | None
-    """The value that the search saw; of the base, its one value. None where it was missing."""
+    """The value that the search saw, on its own items; of the base, its one value. None where it was missing."""
     value: float | None
     """Mean over the fresh seeds; None where no replicate has the score."""
     stderr: float | None = None
@@ -63,10 +65,10 @@ class ConfirmedTrial(Record):
     ties: tuple[int, ...] = ()
     """Confirmed trials, the base among them, that no objective tells from this one."""
 
-    def score(self, name: str) -> ConfirmedScore | None:
-        """Return a score of the suite by name."""
-        own = (score for score in self.scores if score.name == name and not score.is_holdout)
-        return next(own, None)
+    def score(self, name: str, is_holdout: bool = False) -> ConfirmedScore | None:
+        """Return a score by name; of the suite, on fresh items where there are any, else on those of the search."""
+        own = [each for each in self.scores if each.name == name and each.is_holdout == is_holdout]
+        return next((score for score in own if score.is_selection), own[0] if own else None)
 
 
 class Comparison(Record):
@@ -103,6 +105,8 @@ class NoiseFloor(Record):
     """As in `ScoreInfo`."""
     is_holdout: bool
     """Whether it is a score of the holdout."""
+    is_selection: bool = False
+    """Whether it is a score on rows of the selection."""
     sd: float
     """Standard deviation between seeds, pooled over recipes: of a whole replicate, its items' fresh noise included."""
     low: float
@@ -137,8 +141,17 @@ class Confirmation(Record):
 
     def noise_sd(self, name: str) -> float | None:
         """Return the standard deviation between seeds of a score of the suite; None where it is not known."""
-        found = (floor.sd for floor in self.noise if floor.name == name and not floor.is_holdout)
+        found = (
+            floor.sd
+            for floor in self.noise
+            if floor.name == name and not floor.is_holdout and not floor.is_selection
+        )
         return next(found, None)
+
+    @property
+    def has_fresh_items(self) -> bool:
+        """Whether some score was measured on rows of the selection."""
+        return any(score.is_selection for trial in self.trials for score in trial.scores)
 
 
 def read_confirmation(folder: StudyFolder) -> Confirmation | None:

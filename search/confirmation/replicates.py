@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from search.errors import StudyError
+from evaluators.suite import Suite
+from search.confirmation.selection import read_selection, selected_evaluators
+from search.errors import DataError, StudyError
 from search.folders import StudyFolder
 from search.holding import take_hold
-from search.lab import Lab
+from search.lab import Exam, Lab, exam_of, loaded_model
 from search.plan import Speeds
 from search.records import Proposal, TrialRecord
+from search.sources import Source
 from search.spec import StudySpec
 from search.store import StageStore, StoreError
 from search.trial import TrialRun
@@ -54,11 +57,26 @@ def fresh_seeds(study_seed: int, n_seeds: int) -> tuple[int, ...]:
 
 
 def missing_replicates(
-    folder: StudyFolder, trials: Sequence[TrialRecord], seeds: Sequence[int]
+    folder: StudyFolder,
+    trials: Sequence[TrialRecord],
+    seeds: Sequence[int],
+    base: TrialRecord | None = None,
 ) -> list[tuple[TrialRecord, int]]:
-    """Return which replicates are still to be trained: all trials with the first seed, then with the next one."""
+    """Return which replicates are still to be trained: all trials with the first seed, then with the next one.
+
+    Args:
+        folder: The study's results.
+        trials: Those to be confirmed.
+        seeds: Fresh ones.
+        base: Given where the study has rows for the selection: they are wanted of every replicate, and of the base,
+            which is scored once.
+    """
+    wanted = [(base, seeds[0])] if base is not None else []
+    wanted += [(trial, seed) for seed in seeds for trial in trials]
     return [
-        (trial, seed) for seed in seeds for trial in trials if not _is_there(folder, trial, seed)
+        (trial, seed)
+        for trial, seed in wanted
+        if not _is_there(folder, trial, seed, with_selection=base is not None)
     ]
 
 
@@ -109,10 +127,11 @@ def train_replicates(
     store = None if store_root is None else StageStore(store_root)
     lab = Lab.load(spec, root, store)
     _check_suite([trial for trial, _ in wanted], lab)
+    selection = selection_exam(lab)
     planned = [speeds.recipe_seconds(trial.recipe) for trial, _ in wanted]
     started = time.monotonic()
     for at, (trial, seed) in enumerate(wanted, 1):
-        record = _train(lab, folder, trial, seed)
+        record = _train(lab, folder, trial, seed, selection)
         if store is not None:
             with suppress(StoreError):
                 store.gc(int(spec.store.max_gigabytes * 1e9))
@@ -120,7 +139,33 @@ def train_replicates(
         yield Done(record, at, len(wanted), pace * sum(planned[at:]))
 
 
-def _train(lab: Lab, folder: StudyFolder, trial: TrialRecord, seed: int) -> TrialRecord:
+def selection_exam(lab: Lab) -> Exam | None:
+    """Return the suite on rows of the selection, or None where no evaluator has such rows.
+
+    Raises:
+        DataError: The rows do not suit an evaluator.
+    """
+    specs = selected_evaluators(lab.spec)
+    if not specs:
+        return None
+    try:
+        suite = Suite(specs, _rows(lab.sources), lab.root)
+    except ValueError as error:
+        raise DataError(f"rows for selection: {error}") from error
+    loaded = loaded_model(lab.base.fresh(), lab.spec.training.precision)
+    return exam_of(suite, lab.spec, lab.base, loaded, lab.store)
+
+
+def _rows(sources: Mapping[str, Source]) -> dict[str, list[Mapping[str, object]]]:
+    return {
+        name: list(source.seen_by("selection") or source.seen_by("search"))
+        for name, source in sources.items()
+    }
+
+
+def _train(
+    lab: Lab, folder: StudyFolder, trial: TrialRecord, seed: int, selection: Exam | None
+) -> TrialRecord:
     spec = lab.spec.model_copy(
         update={
             "sampler": lab.spec.sampler.model_copy(update={"seed": seed}),
@@ -130,15 +175,19 @@ def _train(lab: Lab, folder: StudyFolder, trial: TrialRecord, seed: int) -> Tria
     proposal = Proposal(trial.number, trial.params, trial.recipe, trial.baseline)
     # Seeds of stages come from that of the spec; base, sources and suites are the same for all.
     seeded, lab.load_seconds = replace(lab, spec=spec), 0.0
-    run = TrialRun(seeded, folder.replicate(trial.number, seed), proposal, at_end_alone=True)
+    replicate = folder.replicate(trial.number, seed)
+    run = TrialRun(seeded, replicate, proposal, at_end_alone=True, selection=selection)
     while not run.step():
         pass
     return run.record
 
 
-def _is_there(folder: StudyFolder, trial: TrialRecord, seed: int) -> bool:
+def _is_there(folder: StudyFolder, trial: TrialRecord, seed: int, with_selection: bool) -> bool:
+    replicate = folder.replicate(trial.number, seed)
     try:
-        record = folder.replicate(trial.number, seed).read_record()
+        record = replicate.read_record()
+        if with_selection and read_selection(replicate) is None:
+            return False
     except StudyError:
         return False  # damaged: it is trained again
     return record is not None and record.state == "COMPLETE" and record.recipe == trial.recipe

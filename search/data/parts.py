@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from search.data.spec import USES, GeneralisationSpec, PartsSpec, Use
+from search.data.spec import USES, WHOLE_USES, GeneralisationSpec, PartsSpec, Use
 from search.data.words import asked_text
 from search.messages import value_text
 from search.rows import Row, RowError
@@ -23,7 +23,7 @@ class Sorter:
     """Which kinds are held out; None holds out none."""
 
     def uses(self, row: Row) -> tuple[Use, ...]:
-        """Return what a checked row is for: one part, or all uses; a row of an unseen kind is for the holdout alone.
+        """Return what a checked row is for: one part, or all uses but selection; of an unseen kind, the holdout alone.
 
         Raises:
             RowError: The row lacks the field that decides, or no part has its value.
@@ -33,7 +33,7 @@ class Sorter:
             kind = kind_of(row, self.generalisation)
             if kind is not None and is_unseen(kind, self.generalisation):
                 return ("holdout",)
-        return USES if part is None else (part,)
+        return WHOLE_USES if part is None else (part,)
 
     def shown(self, row: Row) -> Row:
         """Return a row as evaluators see it: its kind under `kind`, which goes into their items."""

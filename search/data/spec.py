@@ -8,22 +8,29 @@ from pydantic import Field, model_validator
 
 from spaces.spec import Spec
 
-Use = Literal["train", "search", "holdout"]
-"""What a row is for: training, the suite (whose scores steer the search), or the holdout."""
-USES: tuple[Use, ...] = ("train", "search", "holdout")
+Use = Literal["train", "search", "selection", "holdout"]
+"""What a row is for: training, the suite (whose scores steer the search), the suite once more in `apportion confirm`
+(whose items nothing was chosen by), or the holdout."""
+USES: tuple[Use, ...] = ("train", "search", "selection", "holdout")
+WHOLE_USES: tuple[Use, ...] = ("train", "search", "holdout")
+"""Uses of a source without parts."""
 
 
 class PartsSpec(Spec):
-    """One source for several uses: influences draw from `train`, the suite sees `search`, the holdout `holdout`.
+    """One source for several uses: influences draw from `train`, the suite sees `search`, the holdout `holdout`. With
+    `selection`, `apportion confirm` asks the suite's questions anew with rows by which nothing was chosen.
 
-    By shares, as in `{train: 0.7, search: 0.15, holdout: 0.15}`: a hash of what a row asks decides, so equal questions
-    stay together (in all sources with equal parts) and added rows move none. Parts are therefore only about as large
-    as their shares. Or by a field, as in `{field: split, train: [train], search: [dev], holdout: [test]}`.
+    By shares, as in `{train: 0.6, search: 0.15, selection: 0.15, holdout: 0.1}`: a hash of what a row asks decides, so
+    equal questions stay together (in all sources with equal parts) and added rows move none. Parts are therefore only
+    about as large as their shares. Or by a field, as in `{field: split, train: [train], search: [dev],
+    holdout: [test]}`.
     """
 
     train: float | tuple[str, ...] | None = None
     """Share of the rows, or values of `field`. Default: none."""
     search: float | tuple[str, ...] | None = None
+    """As `train`."""
+    selection: float | tuple[str, ...] | None = None
     """As `train`."""
     holdout: float | tuple[str, ...] | None = None
     """As `train`."""
@@ -47,7 +54,12 @@ class PartsSpec(Spec):
 
     def of(self, use: Use) -> float | tuple[str, ...] | None:
         """Return what the study says of one part."""
-        parts = {"train": self.train, "search": self.search, "holdout": self.holdout}
+        parts = {
+            "train": self.train,
+            "search": self.search,
+            "selection": self.selection,
+            "holdout": self.holdout,
+        }
         return parts[use]
 
     def share(self, use: Use) -> float:
@@ -69,7 +81,9 @@ def _check_shares(given: dict[Use, float | tuple[str, ...]]) -> None:
             raise ValueError(f"{use} {share:g} is no share; write a number from 0 to 1")
     total = sum(share for share in given.values() if not isinstance(share, tuple))
     if abs(total - 1) > 1e-6:
-        raise ValueError(f"shares sum to {total:g}; let train, search and holdout sum to 1")
+        raise ValueError(
+            f"shares sum to {total:g}; let train, search, selection and holdout sum to 1"
+        )
 
 
 def _check_values(given: dict[Use, float | tuple[str, ...]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from search.confirmation.records import ConfirmedScore, ConfirmedTrial, NoiseFloor
+from search.confirmation.selection import WITHOUT
 from search.report.numbers import MISSING, count_text, number_text
 from search.report.view import INTERVAL_STDERRS, StudyView
 
@@ -14,9 +15,19 @@ HEAD = ("trial", "score", "searched", "fresh seeds", "95 % interval", "gap", "se
 HOW = (
     "Each recipe was trained again with fresh seeds. The interval is over seeds and items; the searched value, which "
     "was the reason for the choice, does not enter it. The gap is how much better the search saw the trial than fresh "
-    "seeds do: luck that came with being selected. Luck with these very items stays; the holdout tells. Trials tie "
-    "where no objective tells them apart (paired over items, Holm's correction over all pairs and objectives, 5 %)."
+    "seeds do: luck that came with being selected. Trials tie where no objective tells them apart (paired over items, "
+    "Holm's correction over all pairs and objectives, 5 %)."
 )
+FRESH_ITEMS = (
+    "Scores on fresh items come from rows of the selection, which neither training nor search saw: in them luck with "
+    "the items is gone too, and gaps and ties are of them."
+)
+
+
+def how(view: StudyView) -> str:
+    """Return how the table is to be read."""
+    found = view.confirmation
+    return f"{HOW} {FRESH_ITEMS if found is not None and found.has_fresh_items else f'{WITHOUT}.'}"
 
 
 def confirmation_sentence(view: StudyView) -> str:
@@ -105,8 +116,10 @@ def missing_rows(view: StudyView) -> list[tuple[str, str, str]]:
 def confirmation_lines(view: StudyView) -> Iterator[str]:
     """Yield the confirmation for a terminal, a fact a line."""
     yield confirmation_sentence(view)
-    names = {objective.name for objective in view.objectives}
     assert view.confirmation is not None
+    if not view.confirmation.has_fresh_items:
+        yield f"{WITHOUT}."
+    names = {objective.name for objective in view.objectives}
     for trial in view.confirmation.trials:
         marks = [note for note in (tie_note(view, trial.number), _gain_note(view, trial)) if note]
         yield f"trial {trial.number}: {trial.label}" + (f" [{'; '.join(marks)}]" if marks else "")
@@ -121,7 +134,7 @@ def confirmation_lines(view: StudyView) -> Iterator[str]:
 
 
 def _noise_row(floor: NoiseFloor) -> tuple[str, str, str, str]:
-    name = f"{floor.name} (holdout)" if floor.is_holdout else floor.name
+    name = _name(floor)
     if floor.sd == 0:
         # As with shares of few items: no spread was seen, which is no proof that there is none.
         return name, "none seen", "", ""
@@ -138,7 +151,7 @@ def _row(trial: ConfirmedTrial, score: ConfirmedScore, is_base: bool) -> tuple[s
     interval = f"{_number(score.low)} to {_number(score.high)}" if has_interval else "unknown"
     return (
         str(trial.number),
-        f"{score.name} (holdout)" if score.is_holdout else score.name,
+        _name(score),
         _number(score.searched),
         _number(score.value),
         interval,
@@ -146,6 +159,12 @@ def _row(trial: ConfirmedTrial, score: ConfirmedScore, is_base: bool) -> tuple[s
         "untrained" if is_base else str(score.n_seeds),
         str(score.n_items),
     )
+
+
+def _name(score: ConfirmedScore | NoiseFloor) -> str:
+    if score.is_selection:
+        return f"{score.name} (fresh items)"
+    return f"{score.name} (holdout)" if score.is_holdout else score.name
 
 
 def _number(value: float | None) -> str:

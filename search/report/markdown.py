@@ -126,7 +126,7 @@ def _confirmation(view: StudyView) -> list[str]:
     noise = [list(map(escaped, row)) for row in confirmation.noise_rows(view)]
     return [
         "## Confirmation",
-        f"{confirmation.HOW} {confirmation.confirmation_sentence(view)}",
+        f"{confirmation.how(view)} {confirmation.confirmation_sentence(view)}",
         table(["trial", "recipe", "told apart"], ties),
         table(confirmation.HEAD, rows),
         table(["trial", "seed", "why it is missing"], missing) if missing else "",

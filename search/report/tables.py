@@ -1,4 +1,8 @@
-"""trials.csv and front.csv: one row per trial, missing values as empty cells. RFC 4180, UTF-8."""
+"""trials.csv and front.csv: one row per trial, missing values as empty cells. RFC 4180, UTF-8.
+
+front.csv has more columns at its end: of each score what `apportion confirm` found, which members no objective tells
+apart, and warnings.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import io
 from collections.abc import Sequence
 
 from evaluators.scores import Score
+from search.confirmation.records import ConfirmedScore
 from search.records import TrialRecord
 from search.report.view import StudyView, holdout_scores
+from search.report.warnings import Hack, hacks
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """Spreadsheets take text that starts so for a formula; such cells get a leading apostrophe."""
@@ -18,23 +24,53 @@ Cell = str | int | float | None
 
 def trials_csv(view: StudyView) -> str:
     """Return the table of all trials, by number."""
-    return _csv(view, view.trials)
+    names = _param_names(view)
+    return _csv([_row(view, trial, names) for trial in view.trials])
 
 
 def front_csv(view: StudyView) -> str:
     """Return the table of the front, best in the first objective first."""
-    return _csv(view, view.front_trials)
+    found, names = hacks(view), _param_names(view)
+    rows = [_row(view, trial, names) for trial in view.front_trials]
+    more = [_front_cells(view, trial, found) for trial in view.front_trials]
+    if not rows and view.trials:
+        # The header alone.
+        return _csv([_row(view, view.trials[0], names)], n_rows=0)
+    return _csv([own | cells for own, cells in zip(rows, more, strict=True)])
 
 
-def _csv(view: StudyView, trials: Sequence[TrialRecord]) -> str:
-    names = sorted({name for trial in view.trials for name in trial.params})
-    rows = [_row(view, trial, names) for trial in trials]
-    header = list(_row(view, view.trials[0], names)) if view.trials else ["number"]
+def _param_names(view: StudyView) -> list[str]:
+    return sorted({name for trial in view.trials for name in trial.params})
+
+
+def _csv(rows: Sequence[dict[str, Cell]], n_rows: int | None = None) -> str:
+    header = list(rows[0]) if rows else ["number"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([_safe(name) for name in header])
-    writer.writerows([_safe(cell) for cell in row.values()] for row in rows)
+    writer.writerows([_safe(cell) for cell in row.values()] for row in rows[:n_rows])
     return text.getvalue()
+
+
+def _front_cells(view: StudyView, trial: TrialRecord, found: Sequence[Hack]) -> dict[str, Cell]:
+    row: dict[str, Cell] = {}
+    confirmation = view.confirmation
+    if confirmation is not None:
+        confirmed = confirmation.trial(trial.number)
+        for infos, is_holdout in ((view.suite, False), (view.holdout, True)):
+            for info in infos:
+                score = None if confirmed is None else confirmed.score(info.name, is_holdout)
+                row |= _confirmed_cells(f"{info.name}_confirmed", score)
+        row["ties"] = None if confirmed is None else " ".join(map(str, confirmed.ties))
+    own = [hack.text for hack in found if hack.trial == trial.number]
+    return row | {"warnings": " ".join(own) or None}
+
+
+def _confirmed_cells(name: str, score: ConfirmedScore | None) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {name: None, f"{name}_low": None, f"{name}_high": None}
+    if score is not None:
+        cells = {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+    return cells | {f"{name}_n_seeds": None if score is None else score.n_seeds}
 
 
 def _row(view: StudyView, trial: TrialRecord, param_names: Sequence[str]) -> dict[str, Cell]:

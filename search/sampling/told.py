@@ -34,15 +34,8 @@ class ToldGoals:
 
     def missing(self, scores: Mapping[str, Score]) -> str | None:
         """Return why an objective or constraint cannot be told, or None if all are finite numbers."""
-        for name in (*self._objectives, *(each.score for each in self._constraints)):
-            score = scores.get(name)
-            if score is None:
-                return f"{name}: not measured"
-            if score.value is None:
-                return f"{name}: missing: {score.reason}"
-            if not math.isfinite(score.value):
-                return f"{name}: not finite"
-        return None
+        constrained = (each.score for each in self._constraints)
+        return missing_reason(scores, (*self._objectives, *constrained))
 
     def values(self, scores: Mapping[str, Score]) -> tuple[list[float], dict[str, float]]:
         """Return objective values, and violations of constraints by name; none may be missing."""
@@ -113,3 +106,16 @@ def _error(score: Score) -> float:
     See `search.stopping.screening.optimistic_gains`.
     """
     return (score.stderr or 0.0) * math.sqrt(1 - score.fidelity)
+
+
+def missing_reason(scores: Mapping[str, Score], names: Sequence[str]) -> str | None:
+    """Return why one of the named scores cannot be told, or None if all are finite numbers."""
+    for name in names:
+        score = scores.get(name)
+        if score is None:
+            return f"{name}: not measured"
+        if score.value is None:
+            return f"{name}: missing: {score.reason}"
+        if not math.isfinite(score.value):
+            return f"{name}: not finite"
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from judge_stub import stub_judge
+from evaluator_kinds import ROWS, SPECS, judge_at_hand, load, suite_of, write_all
 from pydantic import TypeAdapter
-from tiny import ANIMALS, write_model, write_reward_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny import ANIMALS
 
 from evaluators.behaviours.cost import PARTS
 from evaluators.facts import StageFacts
@@ -30,66 +28,6 @@ from evaluators.stats import (
 )
 from evaluators.suite import EVALUATORS, Suite
 
-ASK = [[{"role": "user", "content": f"What does the {animal} say?"}] for animal in ANIMALS[:6]]
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "ask": [{"prompt": ask} for ask in ASK],
-    "say": [
-        {
-            "prompt": f"it is the {animal}",
-            "kind": ("harmful", "harmless")[number % 2],
-            "group": f"group {number // 2}",
-            "choices": ["hello", "to you"],
-            "answer": number % 2,
-        }
-        for number, animal in enumerate(ANIMALS[:6])
-    ],
-    "pairs": [
-        {
-            "prompt": ask,
-            "chosen": [{"role": "assistant", "content": "hello to you"}],
-            "rejected": [{"role": "assistant", "content": "no"}],
-        }
-        for ask in ASK
-    ],
-    "prose": [{"text": f"the {animal} says hello to you"} for animal in ANIMALS[:6]],
-    "loud": [{"text": f"HELLO {animal} {n}!!!"} for animal in ANIMALS for n in range(2)],
-    "calm": [{"text": f"hello, dear {animal} {n}."} for animal in ANIMALS for n in range(2)],
-}
-SPECS: dict[str, dict[str, Any]] = {
-    "pattern": {
-        "source": "ask",
-        "rules": [{"rule": "length", "unit": "characters", "at_most": 12}],
-        "max_new_tokens": 6,
-    },
-    "diversity": {"source": "say", "repeated_words": 1, "max_new_tokens": 6},
-    "consistency": {"source": "say", "max_new_tokens": 6},
-    "refusal": {"source": "say", "max_new_tokens": 6},
-    "style": {"source": "say", "more_like": "loud", "less_like": "calm", "max_new_tokens": 6},
-    "reward_model": {"source": "say", "path": "reward", "max_new_tokens": 6},
-    "judge": {
-        "source": "say",
-        "how": "rubric",
-        "rubric": "Be kind.",
-        "endpoint": {"url": "", "model": "judge"},
-        "max_new_tokens": 6,
-    },
-    "preference": {"source": "pairs"},
-    "multiple_choice": {"source": "say"},
-    "likelihood": {"source": "prose", "max_tokens": 4},
-    "retention": {"source": "prose", "max_tokens": 4},
-    "cost": {},
-    "harness": {"tasks": ["says"], "include_path": "tasks", "metric": "acc,none"},
-}
-TASK = """
-task: says
-dataset_path: json
-dataset_kwargs: {data_files: {test: rows.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{text}}"
-doc_to_choice: [hello, to you]
-doc_to_target: 0
-"""
 LN2 = math.log(2)
 
 
@@ -206,36 +144,11 @@ RECOMPUTED: dict[str, Callable[[Measurement], list[Estimate]]] = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("contract")
-    write_model(root / "model")
-    write_reward_model(root / "model", root / "reward")
-    (root / "tasks").mkdir()
-    (root / "tasks" / "says.yaml").write_text(TASK)
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS["prose"])
-    (root / "tasks" / "rows.jsonl").write_text(lines)
-    return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, stub_judge() as stub:
-        patch.setenv("APPORTION_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setitem(SPECS["judge"]["endpoint"], "url", stub.url)
-        yield
-
-
-def load(root: Path, change: float = 0.0, precision: Any = "float32") -> LoadedModel:
-    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data += change * torch.randn(parameter.shape, generator=generator)
-    return LoadedModel(model, AutoTokenizer.from_pretrained(root / "model"), precision=precision)
-
-
-def suite_of(kind: str, root: Path) -> Suite:
-    spec = TypeAdapter(EvaluatorSpec).validate_json(json.dumps({"evaluator": kind, **SPECS[kind]}))
-    return Suite({"it": spec}, ROWS, root)
+    write_all(root)
+    with judge_at_hand(tmp_path_factory.mktemp("cache")):
+        yield root
 
 
 FACTS = tuple(

@@ -11,6 +11,7 @@ from evaluators.scores import Item, Score
 from evaluators.stats import share_estimate
 from search.folders import StudyFolder, TrialFolder, utc_now
 from search.records import Boundary, TrialRecord
+from search.scoring import SuiteResult
 from spaces.recipe import Lora, Recipe, Stage
 
 STAGE = Stage(
@@ -81,6 +82,25 @@ def write_trial(
         ]
         folder.write_items(n_stages, False, own)
     return record
+
+
+def write_selection(files: StudyFolder, number: int, seed: int, n_passed: int) -> None:
+    """Write what the suite said of a replicate on 20 fresh items, of which the first `n_passed` pass."""
+    passed = [float(at < n_passed) for at in range(N_ITEMS)]
+    score = Score(
+        name="tone",
+        value=n_passed / N_ITEMS,
+        stderr=share_estimate(passed).stderr,
+        n=N_ITEMS,
+        unit="share",
+        direction="maximise",
+    )
+    items = tuple(
+        Item(evaluator="tone", index=at, prompt=f"fresh {at}", values={"passed": value})
+        for at, value in enumerate(passed)
+    )
+    result = SuiteResult(scores=(score,), items=items, is_stored=False)
+    files.replicate(number, seed).selection.write_text(result.model_dump_json())
 
 
 def write_confirmed_study(path: Path) -> StudyFolder:

@@ -384,3 +384,10 @@ def test_sources_and_models_are_looked_for_beside_the_study(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert all_problems(Path("..") / good_study) == []
+
+
+def test_required_score_must_be_one_of_suite_or_holdout(good_study: Path) -> None:
+    text = good_study.read_text()
+    good_study.write_text(text + "required: [style, retention.kl, stile]\n")
+    (found,) = [line for line in problems(good_study) if "required" in line]
+    assert "required[2]: 'stile' is not a score; did you mean 'style'?" in found

@@ -7,19 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import STUDY, write_data, write_model
+from tiny import STUDY, run_here, write_data, write_model
 
 import search.confirmation.replicates as replicates
 from search.cli.main import main
+from search.confirmation.selection import read_selection
 from search.errors import StageError
 from search.folders import StudyFolder
-from search.lab import Lab
 from search.recipe_file import read_recipe
 from search.records import TrialRecord
-from search.store import StageStore
-from search.study import Study
 from search.trial import TrialRun
-from search.yaml_file import load_study
 
 SEEDS = replicates.fresh_seeds(5, 2)
 
@@ -34,17 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(
         STUDY.replace("budget: {trials: 6}", "budget: {trials: 3}\nstopping: {enabled: false}")
     )
-    spec = load_study(path)
-    study = Study.create(spec, path, folder / "results", "apportion run study.yaml")
-    root = study.folder.store_root(spec, folder)
-    assert root is not None
-    lab = Lab.load(spec, folder, StageStore(root))
-    while (proposal := study.next()) is not None:
-        run = TrialRun(lab, study.folder.trial(proposal.number), proposal)
-        while not run.step():
-            pass
-        study.finish(run.record)
-    study.close("done")
+    run_here(path)
     return folder
 
 
@@ -91,6 +78,7 @@ def test_replicates_are_fresh_trainings_beside_the_search(
     assert found["seeds"] == sorted(SEEDS)
     assert "replicate 4 of 4" in said.err
     assert "left" in said.err
+    assert "note: The study has no rows for selection, so luck with the items" in said.err
     assert [record.number for record in files.records()] == before
     searched = {record.number: record for record in trained(files)}
     for folder in files.replicate_folders():
@@ -204,3 +192,54 @@ def test_two_processes_do_not_confirm_one_study_at_once(
     with replicates.only_one(files):
         assert confirm(files) == 2
     assert "another process confirms this study" in capsys.readouterr().err
+
+
+def test_rows_of_the_selection_are_asked_in_confirmation_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path / "model")
+    write_data(tmp_path)
+    parts = ["dev", "fresh"]
+    lines = [
+        json.dumps({"prompt": [{"role": "user", "content": text}], "part": parts[at % 2]})
+        for at, text in enumerate(("Sing a song.", "Count to ten.", "Who are you?", "Good night!"))
+    ]
+    (tmp_path / "ask.jsonl").write_text("\n".join(lines) + "\n")
+    text = STUDY.replace(
+        "ask: {path: ask.jsonl, format: prompt}",
+        "ask: {path: ask.jsonl, format: prompt, parts: {field: part, search: [dev], selection: [fresh]}}",
+    ).replace("budget: {trials: 6}", "budget: {trials: 2}\nstopping: {enabled: false}")
+    (tmp_path / "study.yaml").write_text(text.replace("score: taste.margin", "score: short"))
+    files = run_here(tmp_path / "study.yaml")
+
+    def prompts(part: str) -> set[str]:
+        return {
+            row["prompt"][0]["content"] for row in map(json.loads, lines) if row["part"] == part
+        }
+
+    for record in files.records():
+        own = files.trial(record.number).read_items(len(record.recipe.stages), False)
+        assert {item.prompt for item in own if item.evaluator == "short"} == prompts("dev")
+    (trained_one,) = trained(files)
+    words = ["confirm", str(files.path), "--seeds", "2", "--trials", str(trained_one.number)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "luck with the items of the search stays" not in said.err + said.out
+    replicated = {
+        (int(each.path.parent.name), int(each.path.name)) for each in files.replicate_folders()
+    }
+    assert replicated == {(0, SEEDS[0])} | {(trained_one.number, seed) for seed in SEEDS}
+    for folder in files.replicate_folders():
+        result = read_selection(folder)
+        assert result is not None
+        # Of the suite, `short` alone reads a source with such rows.
+        assert [score.name for score in result.scores] == ["short"]
+        assert {item.prompt for item in result.items} == prompts("fresh")
+    text = (files.report / "report.md").read_text()
+    assert "short (fresh items)" in text
+    # Nothing is left to do, until a replicate lacks its answers.
+    assert main(words) == 0
+    assert "to train" not in capsys.readouterr().err
+    files.replicate(trained_one.number, SEEDS[1]).selection.unlink()
+    assert main(words) == 0
+    assert "1 replicate to train" in capsys.readouterr().err

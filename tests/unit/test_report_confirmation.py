@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
-from confirmation_fixture import write_confirmed_study, write_replicates, write_trial
+from confirmation_fixture import (
+    write_confirmed_study,
+    write_replicates,
+    write_selection,
+    write_trial,
+)
 from report_fixture import write_scored, write_two_objectives
 
 from search.confirmation.analysis import analyse
@@ -23,6 +32,7 @@ from search.report.confirmation import (
 )
 from search.report.html import report_html
 from search.report.markdown import report_markdown
+from search.report.tables import front_csv
 from search.report.view import StudyView, load_view
 
 HOSTILE = "<img src=x onerror=alert(1)> | *loss*"
@@ -118,6 +128,45 @@ def test_noise_floor_widens_what_counts_as_noise_of_other_trials(tmp_path: Path)
     assert confirmed(files).noise_note(other) == "no gain over the base beyond noise"
 
 
+def test_fresh_items_take_the_place_of_those_of_the_search_where_all_were_asked(
+    tmp_path: Path,
+) -> None:
+    files = alike(tmp_path)
+    # On the items of the search 12, 11 and 13 of 20 pass; on fresh ones 8, 7 and 9: so much was luck with items.
+    for number, fresh in ((1, (8, 7, 9)), (2, (8, 8, 7))):
+        for at, n_passed in enumerate(fresh, 1):
+            write_selection(files, number, 100 + at, n_passed)
+    before = confirmed(files)
+    assert before.confirmation is not None
+    assert before.confirmation.has_fresh_items
+    # The base was not asked: it would be compared on other items than the others are.
+    rows = {row[:2]: row for row in score_rows(before)}
+    assert rows["1", "tone (fresh items)"][2:4] == ("0.8", "0.4")
+    assert rows["1", "tone"][3] == "0.6"
+    base = [c for c in before.confirmation.comparisons if c.score == "tone" and c.first == 0]
+    assert base[0].difference == pytest.approx(0.2 - 0.6)
+    write_trial(files.replicate(0, 101), 0, 4, 0.0, seed=101)
+    write_selection(files, 0, 101, 2)
+    view = confirmed(files)
+    assert view.confirmation is not None
+    assert [trial.number for trial in view.confirmation.trials] == [0, 1, 2]
+    assert view.confirmation.seeds == (101, 102, 103)
+    base = [c for c in view.confirmation.comparisons if c.score == "tone" and c.first == 0]
+    assert base[0].difference == pytest.approx(0.1 - 0.4)
+    kl = [c for c in view.confirmation.comparisons if c.score == "retention.kl" and c.first == 0]
+    assert kl[0].difference == pytest.approx(-0.1), "it has no fresh items"
+    # Searched .8 and .8, fresh .4 and 23 of 60
+    assert "tone 0.408" in confirmation_sentence(view)
+    assert "luck with the items is gone too" in report_markdown(view)
+    assert "luck with the items is gone too" in report_html(view)
+
+
+def test_confirmation_without_fresh_items_says_that_luck_with_items_stays(tmp_path: Path) -> None:
+    view = confirmed(alike(tmp_path))
+    for text in (report_markdown(view), report_html(view), "\n".join(confirmation_lines(view))):
+        assert "luck with the items of the search stays" in text
+
+
 def test_study_without_confirmation_says_nothing_of_it(tmp_path: Path) -> None:
     view = load_view(write_two_objectives(tmp_path).path)
     assert (confirmation_sentence(view), score_rows(view), noise_rows(view)) == ("", [], [])
@@ -125,3 +174,23 @@ def test_study_without_confirmation_says_nothing_of_it(tmp_path: Path) -> None:
     assert "Confirmation" not in report_html(view)
     assert "## Confirmation" not in report_markdown(view)
     assert view.confirmed_gains(1) is None
+
+
+def test_front_table_has_what_fresh_seeds_say_of_each_score(tmp_path: Path) -> None:
+    view = confirmed(alike(tmp_path))
+    text = front_csv(view)
+    rows = {row["number"]: row for row in csv.DictReader(io.StringIO(text, newline=""))}
+    own = rows["1"]
+    # 16 of 20 searched; 12, 11 and 13 of 20 fresh
+    assert (float(own["tone"]), float(own["tone_confirmed"])) == (0.8, pytest.approx(0.6))
+    assert float(own["tone_confirmed_low"]) < 0.6 < float(own["tone_confirmed_high"])
+    assert own["tone_confirmed_n_seeds"] == "3"
+    trial = view.confirmation.trial(1) if view.confirmation else None
+    assert trial is not None
+    assert own["ties"] == " ".join(map(str, trial.ties)) != ""
+    write_trial(view.files.trial(9), 9, 20, 0.45)  # on the front now, and not confirmed
+    later = {
+        row["number"]: row
+        for row in csv.DictReader(io.StringIO(front_csv(load_view(tmp_path)), newline=""))
+    }
+    assert (later["9"]["tone_confirmed"], later["9"]["ties"]) == ("", "")

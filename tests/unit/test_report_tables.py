@@ -49,7 +49,7 @@ def test_table_has_a_row_per_trial_and_the_front_table_its_members(tmp_path: Pat
     assert {row["number"] for row in rows if row["on_front"] == "true"} == {
         row["number"] for row in front
     }
-    assert list(front[0]) == list(rows[0])
+    assert list(front[0]) == [*rows[0], "warnings"]
     assert rows[13]["state"] == "RUNNING"
     assert (rows[13]["is_feasible"], rows[13]["finished_at"]) == ("", "")
     assert rows[11]["tone_unseen"] != ""

@@ -9,6 +9,7 @@ import optuna
 import pytest
 from played import MODELLED, STUDY, new_study, optuna_trials, play, played, study_file, trained
 
+from evaluators.scores import Score
 from search.errors import StudyError
 from search.folders import StudyFolder
 from search.spec import BudgetSpec
@@ -173,3 +174,36 @@ def test_token_budget_stops_new_trials(tmp_path: Path) -> None:
         study.finish(record)
     assert study.next() is None
     assert study.stop_reason == "1,000 of 1,000 training tokens are spent"
+
+
+def test_missing_score_fails_its_trial_only_if_the_study_requires_it(tmp_path: Path) -> None:
+    def states(name: str, more: str) -> list[str]:
+        (tmp_path / name).mkdir()
+        study = new_study(tmp_path / name, text=STUDY + more)
+        found = []
+        for _ in range(2):
+            proposal = study.next()
+            assert proposal is not None
+            record = played(proposal)
+            judged = Score(
+                name="judged", value=None, n=0, unit="points", direction="maximise",
+                status="missing", reason="no connection (ConnectError)",
+            )  # fmt: skip
+            last = record.boundaries[-1].model_copy(update={"holdout": (judged,)})
+            record = record.model_copy(update={"boundaries": (*record.boundaries[:-1], last)})
+            folder = study.folder.trial(proposal.number)
+            folder.clear()
+            folder.write_record(record)
+            ended = study.finish(record)
+            assert folder.read_record() == ended
+            found.append(f"{ended.state} {ended.reason}")
+            if study.is_broken:
+                break
+        study.close("done")
+        return found
+
+    assert states("free", "") == ["COMPLETE None", "COMPLETE None"]
+    # The base comes first: where even it lacks a required score, no trial can work, and the study ends at once.
+    assert states("strict", "required: [judged]\n") == [
+        "FAIL judged: missing: no connection (ConnectError)"
+    ]
