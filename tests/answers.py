@@ -18,13 +18,23 @@ from search.report.view import load_view
 from search.yaml_file import dump_yaml
 from spaces.recipe import Recipe
 
-DIRECTIONS: dict[str, Direction] = {"form": "maximise", "drift": "minimise", "form_new": "maximise"}
+DIRECTIONS: dict[str, Direction] = {
+    "form": "maximise",
+    "drift": "minimise",
+    "taste": "maximise",
+    "form_new": "maximise",
+}
 Law = Callable[[list[str]], Mapping[str, float]]
-"""Influences so far to `form` and `drift`."""
+"""Influences so far to `form` and `drift`, and `taste` where a study has it."""
 
 
-def study_data(at_most: float | None = None, with_holdout: bool = True) -> dict[str, Any]:
-    """Return a study of influences a, b and c, whose objectives are form (higher) and drift (lower is better)."""
+def study_data(
+    at_most: float | None = None, with_holdout: bool = True, with_taste: bool = False
+) -> dict[str, Any]:
+    """Return a study of influences a, b and c, whose objectives are form (higher) and drift (lower is better).
+
+    With taste, that is a third one, the higher the better.
+    """
     pattern = {
         "evaluator": "pattern",
         "source": "ask",
@@ -52,6 +62,9 @@ def study_data(at_most: float | None = None, with_holdout: bool = True) -> dict[
         ],
         "budget": {"trials": 9},
     }
+    if with_taste:
+        data["suite"]["taste"] = pattern
+        data["objectives"].append({"score": "taste"})
     if with_holdout:
         data["holdout"] = {"form_new": {**pattern, "source": "new"}}
     if at_most is not None:

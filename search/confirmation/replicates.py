@@ -152,7 +152,7 @@ def selection_exam(lab: Lab) -> Exam | None:
         suite = Suite(specs, _rows(lab.sources), lab.root)
     except ValueError as error:
         raise DataError(f"rows for selection: {error}") from error
-    loaded = loaded_model(lab.base.fresh(), lab.spec.training.precision)
+    loaded = loaded_model(lab.base.fresh(), lab.spec.training.precision, lab.spec.generation)
     return exam_of(suite, lab.spec, lab.base, loaded, lab.store)
 
 

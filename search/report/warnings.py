@@ -27,6 +27,8 @@ MAX_REPETITION = 0.5
 """Share of repeated 4-grams of words above which a reply repeats itself, as in `pattern`."""
 MAX_TRIALS = 60
 """Front members whose replies are looked at."""
+LISTED_TRIALS = 20
+"""Numbers of trials in one line; the rest is counted."""
 MAX_LINES = 20
 """Warnings of one sort; the rest is counted."""
 MAX_CHARACTERS = 500
@@ -59,16 +61,20 @@ class Hack:
     """Objectives, and scores of the evaluator, in which the trial is better than the base."""
 
     @property
+    def place(self) -> str:
+        """The evaluator, and whether it is of the holdout."""
+        return f"{self.evaluator} (holdout)" if self.is_holdout else self.evaluator
+
+    @property
     def text(self) -> str:
         """The warning in one line."""
-        where = f"{self.evaluator} (holdout)" if self.is_holdout else self.evaluator
         before = (
             "" if self.base_faulty is None else f" (of the base's, {self.base_faulty:,} are so)"
         )
         gained = f"what it gains ({', '.join(self.gains)}) may be had by that alone"
         replies = count_text(self.n_replies, "reply", "replies")
         return (
-            f"Trial {self.trial} may be a reward hack: {self.n_faulty:,} of {replies} to evaluator {where} "
+            f"Trial {self.trial} may be a reward hack: {self.n_faulty:,} of {replies} to evaluator {self.place} "
             f"{'' if self.fault == REPEATED else 'are '}{self.fault}{before}; {gained}. Read them."
         )
 
@@ -76,7 +82,7 @@ class Hack:
 def warning_lines(view: StudyView) -> list[str]:
     """Return what to tell at the top of a report, a line each: hacks, missing scores, the study's own warnings."""
     sorts = (
-        [hack.text for hack in hacks(view)],
+        hack_texts(hacks(view)),
         [missing_text(score, reason, found) for (score, reason), found in missing(view).items()],
         study_warnings(view),
     )
@@ -110,6 +116,28 @@ def hacks(view: StudyView) -> list[Hack]:
                     )
                 )
     return found
+
+
+def hack_texts(found: Sequence[Hack]) -> list[str]:
+    """Return a line for each fault in replies to an evaluator: of one trial with its figures, of several together."""
+    alike: dict[tuple[str, bool, str], list[Hack]] = {}
+    for hack in found:
+        alike.setdefault((hack.evaluator, hack.is_holdout, hack.fault), []).append(hack)
+    return [group[0].text if len(group) == 1 else _together(group) for group in alike.values()]
+
+
+def _together(group: Sequence[Hack]) -> str:
+    first = group[0]
+    listed = ", ".join(str(hack.trial) for hack in group[:LISTED_TRIALS])
+    more = f" and {len(group) - LISTED_TRIALS:,} more" if len(group) > LISTED_TRIALS else ""
+    worst = max(group, key=lambda hack: hack.n_faulty / hack.n_replies)
+    before = "" if worst.base_faulty is None else f"; of the base's, {worst.base_faulty:,} are so"
+    gained = dict.fromkeys(gain.split(" ")[0] for hack in group for gain in hack.gains)
+    return (
+        f"Trials {listed}{more} may be reward hacks: many replies to evaluator {first.place} "
+        f"{'' if first.fault == REPEATED else 'are '}{first.fault} (trial {worst.trial}: {worst.n_faulty:,} of "
+        f"{worst.n_replies:,}{before}); what they gain ({', '.join(gained)}) may be had by that alone. Read them."
+    )
 
 
 def missing(view: StudyView) -> dict[tuple[str, str], list[int]]:

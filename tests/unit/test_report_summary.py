@@ -86,6 +86,26 @@ def test_a_loss_is_told_beside_the_gain(tmp_path: Path) -> None:
     assert "no difference is shown in drift" in text
 
 
+def test_where_the_knee_does_not_gain_the_trial_that_does_is_named(tmp_path: Path) -> None:
+    def text(folder: str, form: float) -> str:
+        rows = {
+            ("a",): {"form": 0.1, "taste": 0.9, "drift": 0.02},
+            ("b",): {"form": form, "taste": 0.6, "drift": 0.6},
+            (): {"form": 0.1, "taste": 0.1, "drift": 0.0},
+        }
+        listed = [BASE, A, B]
+        records = [
+            trial(at, each, lambda names: rows[tuple(names)]) for at, each in enumerate(listed)
+        ]
+        made = analysis_of(tmp_path / folder, records, with_holdout=False, with_taste=True)
+        return reached(made)
+
+    both = text("apart", 0.8)
+    assert both.startswith("Trial 1 (a), the knee of the front")
+    assert "trial 2 (b) gains in form: form 0.800 ± 0.020" in both
+    assert "gains in form:" not in text("alike", 0.11)
+
+
 def test_a_difference_within_noise_is_no_gain_and_says_what_it_takes(tmp_path: Path) -> None:
     text = reached(study(tmp_path, law({"a": 0.03}, 0.0), A, stderr=0.03))
     assert "no gain over the base is shown" in text

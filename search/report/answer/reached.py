@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from search.attribution.known import recipe_key
 from search.attribution.recommend import TargetCheck
 from search.attribution.verdicts import effect_text
+from search.front import knee_heights
 from search.records import TrialRecord
 from search.report.analysis import Analysis
 from search.report.answer.words import listed
@@ -17,6 +22,7 @@ from search.report.gains import (
     times_text,
 )
 from search.report.numbers import count_text, interval_text, number_text
+from search.report.view import trial_losses
 
 
 def reached(analysis: Analysis) -> str:
@@ -115,4 +121,27 @@ def _against_base(analysis: Analysis, trial: TrialRecord) -> str:
     same = [name for name in effects if name not in gains and name not in losses]
     if same and gains:
         told.append(f"no difference is shown in {listed(same)}")
+    told += _gained_elsewhere(analysis, trial, same)
     return f"{scores}; {'; '.join(told)}."
+
+
+def _gained_elsewhere(analysis: Analysis, trial: TrialRecord, names: Sequence[str]) -> list[str]:
+    """Name the front trial that gains on the base where the recommended one does not; in most objectives, if several.
+
+    Of those with equally many gains it is the one farthest on the ideal's side of the plane through the extremes.
+    """
+    front = [each for each in analysis.view.front_trials if each.recipe.stages]
+    gains = {
+        each.number: shown_gains(base_gains(analysis, each), analysis.objectives) for each in front
+    }
+    others = [each for each in front if each is not trial and set(names) & set(gains[each.number])]
+    if not others:
+        return []
+    losses = [trial_losses(each, analysis.view.objectives) for each in front]
+    heights = knee_heights(np.array(losses))
+    height = {each.number: float(one) for each, one in zip(front, heights, strict=True)}
+    best = max(others, key=lambda each: (len(gains[each.number]), height[each.number]))
+    gained = listed([name for name in names if name in gains[best.number]])
+    return [
+        f"trial {best.number} ({best.recipe.order_label()}) gains in {gained}: {_own_scores(analysis, best)}"
+    ]
