@@ -31,6 +31,7 @@ test: $(VENV)/.test-installed
 
 # The tests that take minutes: whole studies, killed and resumed.
 test-slow: $(VENV)/.test-installed
+	@! command -v npm >/dev/null || npm install --silent --no-save --prefix $(VENV) axe-core@4.14.1
 	$(BIN)/python -m pytest -m slow
 
 # Speed of training and proposals; prints ratios within one run. Arguments: make bench BENCH=tests/benchmarks/bench_stages.py

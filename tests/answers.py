@@ -80,7 +80,12 @@ def score(name: str, value: float, stderr: float | None) -> Score:
 
 
 def trial(
-    number: int, made: Recipe, law: Law, stderr: float | None = 0.01, holdout: float | None = None
+    number: int,
+    made: Recipe,
+    law: Law,
+    stderr: float | None = 0.01,
+    holdout: float | None = None,
+    seed: int = 0,
 ) -> TrialRecord:
     """Return a complete trial, scored after every stage."""
     names = [stage.influence for stage in made.stages]
@@ -97,7 +102,7 @@ def trial(
         state="COMPLETE",
         params={},
         recipe=made,
-        seed=0,
+        seed=seed,
         boundaries=tuple(boundaries),
         started_at="2026-11-24T00:00:00+00:00",
         finished_at=f"2026-11-24T00:{number // 60:02d}:{number % 60:02d}+00:00",

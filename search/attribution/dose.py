@@ -366,7 +366,7 @@ def _points(known: Known) -> Iterator[tuple[str, str, Stage]]:
     """Yield parent's key, key and last stage of every recipe that was scored, and whose parent was."""
     for key, measured in known.recipes.items():
         if measured.recipe.stages:
-            parent, stage = measured.recipe.prefix_digests()[-2], measured.recipe.stages[-1]
+            parent, stage = measured.parent, measured.recipe.stages[-1]
             # What combines models has no dose and rate of its own.
-            if parent in known.recipes and isinstance(stage, Stage):
+            if parent is not None and parent in known.recipes and isinstance(stage, Stage):
                 yield parent, key, stage

@@ -37,6 +37,15 @@ class Measured:
     """Seed of the study or of a replicate to the suite's scores."""
     digests: dict[int, str] = field(default_factory=dict)
     """Seed to the name of the model in the stage store."""
+    parent_key: str | None = None
+    """What is kept of `parent`, which takes long to compute."""
+
+    @property
+    def parent(self) -> str | None:
+        """What the recipe without its last stage is known by; None of the base."""
+        if not self.recipe.stages:
+            return None
+        return self.parent_key or self.recipe.prefix_digests()[-2]
 
 
 class Known:
@@ -65,9 +74,11 @@ class Known:
                     n_left_out += 1
                     continue
                 n_stages = boundary.n_stages
-                measured = found.setdefault(
-                    keys[n_stages], Measured(record.recipe.prefix(n_stages))
-                )
+                key = keys[n_stages]
+                if key not in found:
+                    parent = keys[n_stages - 1] if n_stages else None
+                    found[key] = Measured(record.recipe.prefix(n_stages), parent_key=parent)
+                measured = found[key]
                 measured.by_seed[record.seed] = {score.name: score for score in boundary.scores}
                 measured.digests[record.seed] = boundary.digest
         return cls(found, n_left_out)
@@ -110,9 +121,13 @@ class Known:
         ]
         known = [error for error in errors if error is not None]
         # The same items are asked of every seed: their noise does not average out.
-        items = float(np.mean(np.square(known))) if len(known) == len(errors) else None
+        items = (
+            sum(error * error for error in known) / len(known)
+            if len(known) == len(errors)
+            else None
+        )
         spread, df = self._spreads[name] if measured.recipe.stages else (0.0, 0)
-        return Estimate(float(np.mean(values)), items, spread / len(values), df)
+        return Estimate(sum(values) / len(values), items, spread / len(values), df)
 
     def difference(self, key: str, other: str, name: str) -> Effect | None:
         """Return by how much a score of one recipe exceeds that of another; None where either is not measured."""

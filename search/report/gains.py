@@ -23,7 +23,11 @@ def base_gains(analysis: Analysis, trial: TrialRecord) -> Effects:
         return {}
     own, other = recipe_key(trial.recipe), recipe_key(base.recipe)
     found = {name: analysis.known.difference(own, other, name) for name in analysis.objectives}
-    return corrected({name: each for name, each in found.items() if each is not None})
+    # This is said of these very models, and not of all that the recipe could become with other seeds.
+    own_models = {"has_training_noise": True}
+    return corrected(
+        {n: each.model_copy(update=own_models) for n, each in found.items() if each is not None}
+    )
 
 
 def holdout_gains(analysis: Analysis, trial: TrialRecord) -> Effects:

@@ -137,8 +137,8 @@ def _compared(known: Known, preferred: Sequence[Recipe]) -> list[Recipe]:
             continue
         texts = [stage.model_dump_json() for stage in stages]
         by_stages[tuple(sorted(texts))].append(measured.recipe)
-        parent = measured.recipe.prefix_digests()[-2]
-        if texts[-1] in texts[:-1] and parent in recipes:
+        parent = measured.parent
+        if parent is not None and texts[-1] in texts[:-1] and parent in recipes:
             repeated[parent] = recipes[parent].recipe
     rank: dict[str, int] = {}
     for at, recipe in enumerate(preferred):

@@ -108,4 +108,9 @@ def _closest_stage(found: Explanation) -> str:
     if closest is None:
         return ""
     name, effect, factor = closest
+    if not effect.has_training_noise and factor < 1:
+        return (
+            f": the nearest is {name}, {effect_text(effect)} in these very trainings, and no recipe was trained with "
+            "two seeds, which `--train --seeds 2` of `apportion explain` does"
+        )
     return f"; the nearest is {name}, {effect_text(effect)}, which would take about {times_text(factor)} the items"

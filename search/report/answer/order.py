@@ -38,15 +38,23 @@ def _order_text(analysis: Analysis, rows: list[OrderRow]) -> str:
     if not every:
         return _order_unknown(analysis)
     row, name, effect = max(every, key=lambda each: _in_margins(analysis, each))
-    if all(each.is_within(analysis.margins[score]) for _, score, each in every):
+    if all(each.is_shown_within(analysis.margins[score]) for _, score, each in every):
         return (
             f"Order is shown not to matter here: in {n} of the same stages in another order no score differs by more "
             f"than its margin; the largest is {name} {effect_text(effect)}."
         )
     return (
         f"Order is not shown to matter, nor not to: of {n} of the same stages in another order, the largest difference "
-        f"is {name} {effect_text(effect)} ({row.comparison.what}), within noise after correction."
+        f"is {name} {effect_text(effect)} ({row.comparison.what}), {_why_not(effect)}."
     )
+
+
+def _why_not(effect: Effect) -> str:
+    if not effect.has_training_noise:
+        return (
+            "in these very trainings: no recipe was trained with two seeds, so nothing is claimed"
+        )
+    return "within noise after correction"
 
 
 def _order_unknown(analysis: Analysis) -> str:
