@@ -89,7 +89,9 @@ def test_a_loss_is_told_beside_the_gain(tmp_path: Path) -> None:
     assert "no difference is shown in drift" in text
 
 
-def test_where_the_knee_does_not_gain_the_trial_that_does_is_named(tmp_path: Path) -> None:
+def test_where_the_recommended_trial_does_not_gain_the_one_that_does_is_named(
+    tmp_path: Path,
+) -> None:
     def text(folder: str, form: float) -> str:
         rows = {
             ("a",): {"form": 0.1, "taste": 0.9, "drift": 0.02},
@@ -104,7 +106,7 @@ def test_where_the_knee_does_not_gain_the_trial_that_does_is_named(tmp_path: Pat
         return reached(made)
 
     both = text("apart", 0.8)
-    assert both.startswith("Trial 1 (a), the knee of the front")
+    assert both.startswith("Trial 1 (a), nearest to the front's best values")
     assert "trial 2 (b) gains in form: form 0.800 ± 0.020" in both
     assert "gains in form:" not in text("alike", 0.11)
 
