@@ -1,15 +1,21 @@
-"""Harness: tasks of lm-evaluation-harness, run on the model in memory.
+"""Harness: tasks and groups of lm-evaluation-harness, run on the model in memory.
 
-Claim    `<name>.<task>` is the task's metric as the harness computes it.
+Claim    `<name>.<task>` is the metric of the task or group as the harness computes it: equal to the last digit to
+         what its own command (`lm-eval --model hf --batch_size 8 --model_args pretrained=DIR,dtype=float32`) writes for
+         the saved model, on the same device with as many threads. Batches of other sizes move log-probabilities in
+         their last digits.
 Data     The task's own. With `include_path` only that folder is searched, and relative paths in its task files count
          from there.
 Values   Under the metric's name, the item's value; where the harness keeps a log-probability and a weight per item,
          `<metric>_0` and `<metric>_1`. score = mean of the values, exp(-mean) for `perplexity`; with R = sum of _0 over
-         sum of _1, exp(-R) for word and byte perplexity and -R / ln 2 for `bits_per_byte`. Standard errors by `stats`,
-         through the derivative of exp where there is one; none for other metrics. `details.task` names the task.
-Version  1
-Limits   Groups of tasks are refused: name the tasks. Data outside `include_path` is not part of the suite's version.
-         Tasks that run code the model wrote are refused by the harness.
+         sum of _1, exp(-R) for word and byte perplexity and -R / ln 2 for `bits_per_byte`. A group's is its tasks'
+         mean, weighted by their rows if the group says so. `details.task` names the task.
+Errors   Of a mean, the harness's own: s / sqrt(N); of 0s and 1s that all agree, where that is 0, `share_estimate`'s.
+         Of a group what the harness makes of its tasks'. Of perplexities and bits by the delta method, where the
+         command draws a bootstrap (`perplexity`) or gives none; of other metrics none.
+Version  2
+Limits   Tags, and groups without a metric of their own, are refused: name the tasks. Data outside `include_path` is
+         not part of the suite's version. Tasks that run code the model wrote are refused by the harness.
 """
 
 from __future__ import annotations
@@ -38,13 +44,14 @@ if TYPE_CHECKING:
     from evaluators.models import LoadedModel
 
 BATCH_ROWS = 8
-SEED = 1234  # the harness's own default for few-shot examples
+SEED = 1234  # the harness's own default for few-shot examples, numpy and torch
+PYTHON_SEED = 0  # and for Python's generator
 
 
 class Harness(Evaluator):
-    """One score per task of lm-evaluation-harness."""
+    """One score per task or group of lm-evaluation-harness."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, name: str, spec: HarnessSpec, root: Path) -> None:
         super().__init__(name, spec.infos(name))
@@ -76,20 +83,21 @@ class Harness(Evaluator):
         return hash_of(self.version, self.spec, [importlib.metadata.version("lm_eval"), files])
 
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
-        """Return one score per task."""
-        found = self._evaluate(model)
+        """Return one score per task or group."""
+        found, groups = self._evaluate(model)
         scores: list[Score] = []
         items: list[Item] = []
-        for task, info in zip(self.spec.tasks, self.infos, strict=True):
-            task_score, rows = self._score(info, task, found)
-            scores.append(task_score)
+        for name, info in zip(self.spec.tasks, self.infos, strict=True):
+            own_score, rows = self._score(info, name, found, groups)
+            scores.append(own_score)
             items += [
                 _item(self.name, len(items) + at, task, values, row)
-                for at, (values, row) in enumerate(rows)
+                for at, (task, values, row) in enumerate(rows)
             ]
         return Measurement(scores=tuple(scores), items=tuple(items))
 
-    def _evaluate(self, model: LoadedModel) -> Mapping[str, Any]:
+    def _evaluate(self, model: LoadedModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return what the harness found, and its groups by name."""
         from lm_eval import evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -100,11 +108,16 @@ class Harness(Evaluator):
             # Fresh task objects: they keep the requests and answers of the model they ran on.
             with contextlib.chdir(self.folder) if self.folder else contextlib.nullcontext():
                 loaded = _task_manager(self.folder).load(list(spec.tasks))
-            for task in spec.tasks:
-                if task not in loaded["tasks"]:
-                    raise ValueError(f"{task!r} is a group of tasks; name its tasks")
+            groups = loaded["groups"]
+            for name in spec.tasks:
+                if name not in loaded["tasks"] and not (
+                    name in groups and groups[name].has_aggregation
+                ):
+                    raise ValueError(f"{name!r} has no score of its own; name its tasks")
             for task in loaded["tasks"].values():
-                if spec.num_fewshot is not None or task.get_config("num_fewshot") is None:
+                own = task.get_config("num_fewshot")
+                # The harness never adds examples to a task that says it has none.
+                if own is None or (own != 0 and spec.num_fewshot is not None):
                     task.set_config(key="num_fewshot", value=spec.num_fewshot or 0)
                 task.set_fewshot_seed(seed=SEED)
             found: Mapping[str, Any] = evaluate(
@@ -120,33 +133,35 @@ class Harness(Evaluator):
                 apply_chat_template=spec.apply_chat_template,
                 fewshot_as_multiturn=spec.apply_chat_template,
             )
-        return found
+        return found, groups
 
     def _score(
-        self, info: ScoreInfo, task: str, found: Mapping[str, Any]
-    ) -> tuple[Score, list[tuple[dict[str, float], Mapping[str, Any]]]]:
-        """Return a task's score, and its rows with their values."""
-        results = found["results"][task]
+        self, info: ScoreInfo, name: str, found: Mapping[str, Any], groups: Mapping[str, Any]
+    ) -> tuple[Score, list[tuple[str, dict[str, float], Mapping[str, Any]]]]:
+        """Return the score of a task or group, and its rows with their tasks and values."""
+        results = found["results"][name]
         metrics = [key for key in results if "," in key and "_stderr," not in key]
-        metric_key = self.spec.metric or metrics[0]
+        metric_key = self.spec.metric or next(iter(metrics), "of its own")
         if metric_key not in metrics:
             return Score.missing(
-                info, f"{task} has no metric {metric_key}; known: {', '.join(metrics)}"
+                info, f"{name} has no metric {metric_key}; known: {', '.join(metrics) or 'none'}"
             ), []
-        metric, filter_name = metric_key.split(",", 1)
-        rows = [
-            (_values(metric, row[metric]), row)
-            for row in found["samples"][task]
-            if row["filter"] == filter_name and metric in row
-        ]
-        is_higher_better = found["higher_is_better"][task].get(metric)
+        group = groups.get(name)
+        leaves = [name] if group is None else [task.task_name for task in group.get_all_tasks()]
+        rows_of = {leaf: _rows(metric_key, found["samples"][leaf]) for leaf in leaves}
+        rows = [(leaf, *row) for leaf, part in rows_of.items() for row in part]
+        metric = metric_key.split(",", 1)[0]
+        is_higher_better = found["higher_is_better"].get(name, {}).get(metric)
         if is_higher_better is not None and is_higher_better != (info.direction == "maximise"):
             better = "maximise" if is_higher_better else "minimise"
             return Score.missing(
-                info, f"{task} {better}s {metric_key}; set direction: {better}"
+                info, f"{name} {better}s {metric_key}; set direction: {better}"
             ), rows
         value = float(results[metric_key])
-        stderr = _stderr(value, [list(values.values()) for values, _ in rows])
+        if group is None:
+            stderr = _stderr(value, [list(values.values()) for _, values, _ in rows])
+        else:
+            stderr = _group_stderr(group, metric_key, found["results"], rows_of)
         return score(info, Estimate(value, stderr), len(rows)), rows
 
 
@@ -167,6 +182,39 @@ def _values(metric: str, value: Any) -> dict[str, float]:
     return {metric: float(value)} if isinstance(value, int | float | np.number) else {}
 
 
+def _rows(
+    metric_key: str, samples: Sequence[Mapping[str, Any]]
+) -> list[tuple[dict[str, float], Mapping[str, Any]]]:
+    """Return a task's rows that have the metric, with their values."""
+    metric, filter_name = metric_key.split(",", 1)
+    return [
+        (_values(metric, row[metric]), row)
+        for row in samples
+        if row["filter"] == filter_name and metric in row
+    ]
+
+
+def _group_stderr(
+    group: Any,
+    metric_key: str,
+    results: Mapping[str, Mapping[str, Any]],
+    rows_of: Mapping[str, list[tuple[dict[str, float], Mapping[str, Any]]]],
+) -> float | None:
+    """Return what the harness makes of the standard errors of a group's tasks; None where one has none."""
+    metric, filter_name = metric_key.split(",", 1)
+    stderr_key = f"{metric}_stderr,{filter_name}"
+    known = {}
+    for task, rows in rows_of.items():
+        own = results[task]
+        stderr = None
+        if metric_key in own:
+            values_NC = [list(values.values()) for values, _ in rows]
+            stderr = _stderr(float(own[metric_key]), values_NC)
+        known[task] = {**own, stderr_key: "N/A" if stderr is None else stderr}
+    stderr = group.aggregate(known)[stderr_key]
+    return None if isinstance(stderr, str) else float(stderr)
+
+
 def _stderr(value: float, values_NC: list[list[float]]) -> float | None:
     """Return the standard error of a score whose formula is known from its items, else None."""
     if not values_NC or any(len(row) != len(values_NC[0]) for row in values_NC):
@@ -182,10 +230,13 @@ def _stderr(value: float, values_NC: list[list[float]]) -> float | None:
         return None
     column = [row[0] for row in values_NC]
     mean = mean_estimate(column)
-    if set(column) <= {0.0, 1.0} and math.isclose(value, mean.value, rel_tol=1e-6):
-        return share_estimate(column).stderr
-    candidates = ((mean.value, 1.0), (_exp(-mean.value), _exp(-mean.value)))
-    return _scaled(value, candidates, mean.stderr)
+    if len(column) > 1 and math.isclose(value, mean.value, rel_tol=1e-6):
+        from lm_eval.api.metrics import mean_stderr
+
+        # All 0 or all 1: the harness's 0 claims to be certain.
+        is_unanimous = set(column) in ({0.0}, {1.0})
+        return share_estimate(column).stderr if is_unanimous else float(mean_stderr(column))
+    return _scaled(value, ((_exp(-mean.value), _exp(-mean.value)),), mean.stderr)
 
 
 def _scaled(
@@ -239,7 +290,7 @@ def _own_randomness() -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
-            random.seed(SEED)
+            random.seed(PYTHON_SEED)
             np.random.seed(SEED)
             torch.manual_seed(SEED)
             yield

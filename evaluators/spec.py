@@ -147,17 +147,17 @@ class CostSpec(Spec):
 
 
 class HarnessSpec(Spec):
-    """Tasks of lm-evaluation-harness, one score each."""
+    """Tasks and groups of lm-evaluation-harness, one score each."""
 
     evaluator: Literal["harness"]
     tasks: tuple[str, ...] = Field(min_length=1)
-    """Task names."""
+    """Names of tasks, or of groups that have a metric of their own."""
     include_path: str | None = None
     """Folder of task files, relative to the study file; only it is searched. Default: the harness's own tasks."""
     limit: int | None = Field(default=None, gt=0)
     """Use only the first rows of each task."""
     num_fewshot: int | None = Field(default=None, ge=0)
-    """Worked examples before each question. Default: the task's own."""
+    """Worked examples before each question; a task that says 0 gets none. Default: the task's own."""
     apply_chat_template: bool = False
     """Wrap questions in the model's chat template."""
     metric: str | None = None

@@ -39,6 +39,10 @@ def _share_above_0(column: list[float]) -> list[float]:
     return [0.5 if each == 0 else float(each > 0) for each in column]
 
 
+def _harness(column: list[float]) -> Estimate:
+    return share_estimate(column) if len(set(column)) == 1 else mean_estimate(column)
+
+
 def _margin(v: dict[str, float]) -> float:
     return v["chosen_nats"] / v["chosen_tokens"] - v["rejected_nats"] / v["rejected_tokens"]
 
@@ -138,7 +142,7 @@ RECOMPUTED: dict[str, Callable[[Measurement], list[Estimate]]] = {
     ],
     "retention": _retention,
     "cost": _cost,
-    "harness": lambda found: [share_estimate(_column(found, lambda v: v["acc"]))],
+    "harness": lambda found: [_harness(_column(found, lambda v: v["acc"]))],
 }
 """Each score's value and standard error from the items, as the evaluator's card says."""
 

@@ -25,7 +25,14 @@ dataset_path: json
 dataset_kwargs: {{data_files: {{test: rows.jsonl}}}}
 test_split: test
 """
+CHOICE = """
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{gold}}"
+"""
 TASKS = {
+    "shades": CHOICE + "num_fewshot: 0\nfewshot_split: test\n",
     "colours": """
 output_type: multiple_choice
 fewshot_split: test
@@ -61,6 +68,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tasks" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, text in TASKS.items():
         (root / "tasks" / f"{name}.yaml").write_text(HEAD.format(name=name) + text)
+    (root / "tasks" / "both.yaml").write_text(
+        "group: both\ntask: [colours, shades]\n"
+        "aggregate_metric_list: [{metric: acc, weight_by_size: false}]\n"
+    )
+    (root / "tasks" / "loose.yaml").write_text("group: loose\ntask: [colours, shades]\n")
     return root
 
 
@@ -110,7 +122,13 @@ def test_standard_errors_come_from_the_items(root: Path, model: LoadedModel) -> 
     found = suite_of(root, tasks=["colours"], metric="acc,none").measure(model)["exam"]
     passed = [each.values["acc"] for each in found.items]
     assert found.scores[0].value == sum(passed) / 5
-    assert found.scores[0].stderr == share_estimate(passed).stderr
+    assert 0 < sum(passed) < 5
+    share = sum(passed) / 5
+    assert found.scores[0].stderr == pytest.approx(math.sqrt(share * (1 - share) / 4))
+
+    found = suite_of(root, tasks=["writing"]).measure(model)["exam"]
+    assert [each.values["exact_match"] for each in found.items] == [0.0] * 5
+    assert found.scores[0].stderr == share_estimate([0.0] * 5).stderr  # 0 would claim certainty
 
     found = suite_of(root, tasks=["rolling"], metric="word_perplexity,none").measure(model)["exam"]
     ratio = ratio_estimate(
@@ -164,6 +182,33 @@ def test_few_shot_examples_and_chat_template_reach_the_prompt(
     assert (found.items[0].prompt or "").count("<|im_start|>user") == 2
 
 
+def test_task_that_says_it_has_no_examples_gets_none(root: Path, model: LoadedModel) -> None:
+    one, other = (
+        suite_of(root, tasks=["shades"], num_fewshot=n, limit=1).measure(model)["exam"].items[0]
+        for n in (0, 2)
+    )
+    assert one.prompt == other.prompt == "the cat says"
+
+
+def test_group_is_the_mean_of_its_tasks_with_their_items(root: Path, model: LoadedModel) -> None:
+    metric = "acc,none"
+    both = suite_of(root, tasks=["both"], metric=metric).measure(model)["exam"]
+    parts = [
+        suite_of(root, tasks=[task], metric=metric).measure(model)["exam"].scores[0]
+        for task in ("colours", "shades")
+    ]
+    values = [part.value or 0.0 for part in parts]
+    stderrs = [part.stderr or 0.0 for part in parts]
+    assert both.scores[0].name == "exam.both"
+    assert both.scores[0].value == pytest.approx(sum(values) / 2)
+    assert both.scores[0].stderr == pytest.approx(math.hypot(*stderrs) / 2)
+    assert both.scores[0].n == 10
+    assert [each.details["task"] for each in both.items] == ["colours"] * 5 + ["shades"] * 5
+
+    (score,) = suite_of(root, tasks=["loose"]).measure(model)["exam"].scores
+    assert (score.reason or "").endswith("'loose' has no score of its own; name its tasks")
+
+
 def test_random_states_tokenizer_and_model_are_left_alone(root: Path, model: LoadedModel) -> None:
     model.tokenizer.pad_token = None
     model.model.train()
@@ -189,7 +234,8 @@ def test_random_states_tokenizer_and_model_are_left_alone(root: Path, model: Loa
 
 def test_unknown_task_and_missing_folder_are_refused_before_anything_runs(root: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"task 'colour' is not in .*; known: colours, rolling, writing"
+        ValueError,
+        match=r"task 'colour' is not in .*; known: both, colours, loose, rolling, shades, writing",
     ):
         suite_of(root, tasks=["colour"])
     with pytest.raises(ValueError, match="is no folder; mend the path"):
