@@ -19,7 +19,7 @@ from scipy import special
 
 from evaluators.scores import Direction, Record
 from search.attribution.known import Known
-from search.attribution.noise import holm_corrected, t_quantile, t_tail
+from search.attribution.noise import ALPHA, holm_corrected, t_quantile, t_tail
 from spaces.recipe import Stage
 
 Array = NDArray[np.float64]
@@ -35,7 +35,8 @@ MIN_HARM_GAIN = 6.0
 """AICc by which the parabola must beat all others to count: seen with noise, what saturates looks like a parabola whose
 turn lies near the largest doses, and to be told wrongly that more does harm is worse than not to be told."""
 _N_TAUS = 60
-NORMAL_95 = 1.96
+_N_FREE: dict[Shape, int] = {"none": 1, "line": 2, "parabola": 3, "saturating": 3}
+"""Parameters of a shape that move its curve."""
 
 DoseRows = dict[tuple[str, str], Array]
 """Influence and score to rows of dose in tokens, score before, learning rate, change of the score."""
@@ -60,7 +61,7 @@ class DoseResponse(Record):
     score: str
     """Name of the score."""
     n: int
-    """Boundaries behind it, each recipe once."""
+    """Boundaries behind it, each training once: doses that are the same number of steps are one point."""
     lowest: float
     """Smallest dose seen, in tokens."""
     highest: float
@@ -85,6 +86,8 @@ class DoseResponse(Record):
     """Why nothing was fitted."""
     item_stderr: float | None = None
     """Standard error over items of one score, root mean square; None where a score has none."""
+    n_curves: int = 1
+    """Curves of the study that are looked at together."""
 
     @property
     def swing(self) -> float:
@@ -98,10 +101,15 @@ class DoseResponse(Record):
 
         All trials answer the same items, so what scatters around a curve does not hold their noise: with nothing to
         learn, doses differ on these very items and on no others. Of a difference between two doses that noise is at
-        most the one of two scores on items of their own.
+        most the one of two scores on items of their own. A curve with as many free parameters as `shape` has can take
+        as many values freely, and the swing is the largest of their differences: Bonferroni over pairs and curves.
         """
-        items = NORMAL_95 * math.sqrt(2) * (self.item_stderr or 0.0)
-        return self.holm is not None and self.holm < 0.05 and self.swing > items
+        if self.holm is None or self.holm >= ALPHA or self.shape is None:
+            return False
+        n_free = _N_FREE[self.shape]
+        n_looks = max(1, math.comb(n_free, 2)) * self.n_curves
+        quantile = t_quantile(1 - ALPHA / 2 / n_looks, math.inf)
+        return self.swing > quantile * math.sqrt(2) * (self.item_stderr or 0.0)
 
 
 def dose_responses(
@@ -123,8 +131,9 @@ def dose_responses(
     ]
     holm = holm_corrected([each.p for each in found])
     harm = holm_corrected([each.harm_p for each in found])
+    n_curves = sum(each.p is not None for each in found)
     corrected = [
-        each.model_copy(update={"holm": one, "harm_holm": two})
+        each.model_copy(update={"holm": one, "harm_holm": two, "n_curves": n_curves})
         for each, one, two in zip(found, holm, harm, strict=True)
     ]
     return [_supported(each) for each in corrected]
@@ -363,10 +372,18 @@ def _supported(response: DoseResponse) -> DoseResponse:
 
 
 def _points(known: Known) -> Iterator[tuple[str, str, Stage]]:
-    """Yield parent's key, key and last stage of every recipe that was scored, and whose parent was."""
-    for key, measured in known.recipes.items():
+    """Yield parent's key, key and last stage of every recipe that was scored, and whose parent was.
+
+    Of recipes whose doses came out as the same steps on the same rows, only the one with the most seeds: the others
+    are the same models, and no further evidence.
+    """
+    seen: set[tuple[str, tuple[str, int, int]]] = set()
+    for key, measured in sorted(known.recipes.items(), key=lambda each: -len(each[1].by_seed)):
         if measured.recipe.stages:
             parent, stage = measured.parent, measured.recipe.stages[-1]
             # What combines models has no dose and rate of its own.
             if parent is not None and parent in known.recipes and isinstance(stage, Stage):
-                yield parent, key, stage
+                trainings = {(parent, training) for training in measured.trainings.values()}
+                if not trainings & seen:
+                    yield parent, key, stage
+                seen |= trainings

@@ -37,6 +37,9 @@ class Measured:
     """Seed of the study or of a replicate to the suite's scores."""
     digests: dict[int, str] = field(default_factory=dict)
     """Seed to the name of the model in the stage store."""
+    trainings: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    """Seed to the last stage's influence, its own seed, which follows from all but its dose, and the tokens it was
+    trained on. Equal for trainings that are one, since doses are rounded to whole steps."""
     parent_key: str | None = None
     """What is kept of `parent`, which takes long to compute."""
 
@@ -81,6 +84,10 @@ class Known:
                 measured = found[key]
                 measured.by_seed[record.seed] = {score.name: score for score in boundary.scores}
                 measured.digests[record.seed] = boundary.digest
+                if 0 < n_stages <= len(record.stages):
+                    last = record.stages[n_stages - 1]
+                    training = (last.stage.influence, last.seed, last.trained_tokens)
+                    measured.trainings[record.seed] = training
         return cls(found, n_left_out)
 
     @cached_property

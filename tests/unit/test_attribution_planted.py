@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planted import (
     Law,
+    World,
     explained_claims,
     explained_doses,
     explained_orders,
@@ -17,14 +18,18 @@ from planted import (
     nothing,
     one_useless,
     order_matters,
+    recipe,
     saturating,
     shown_orders,
     turning,
     two_redundant,
 )
+from played import trained
 
-from search.attribution.dose import dose_response
+from search.attribution.dose import dose_response, dose_rows
+from search.attribution.known import Known
 from search.attribution.order import order_sentence
+from search.records import Proposal
 
 SEEDS = range(20)
 
@@ -136,13 +141,41 @@ def test_a_few_points_make_no_curve() -> None:
 
 
 def test_a_dose_that_moves_a_score_by_less_than_its_items_do_is_not_claimed() -> None:
-    # A curve of 0.1 from end to end, without any scatter; 1.96 times the root of 2 times 0.04 is 0.11.
+    # A curve of 0.1 from end to end, without any scatter; 1.96 times the root of 2 times 0.03 is 0.083, of 0.04 0.11.
     found = dose_response("a", "form", "maximise", line_rows(rise=0.1)).model_copy(
         update={"holm": 1e-9}
     )
     assert found.swing == pytest.approx(0.1, abs=1e-3)
+    assert found.shape == "line"
     assert found.model_copy(update={"item_stderr": 0.03}).is_shown
     assert not found.model_copy(update={"item_stderr": 0.04}).is_shown
+
+
+def test_the_noise_of_items_counts_for_all_that_a_curve_and_its_neighbours_could_have_shown() -> (
+    None
+):
+    found = dose_response("a", "form", "maximise", line_rows(rise=0.1)).model_copy(
+        update={"holm": 1e-9, "item_stderr": 0.03}
+    )
+    # Five curves: 2.58 times the root of 2 times 0.03 is 0.109.
+    assert not found.model_copy(update={"n_curves": 5}).is_shown
+    # A parabola passes through three points freely, with three differences: 2.39 in place of 1.96, so 0.102.
+    assert not found.model_copy(update={"shape": "parabola"}).is_shown
+
+
+def test_doses_that_are_the_same_steps_on_the_same_rows_are_one_point() -> None:
+    def n_points(*asked_trained_seed: tuple[int, int, int]) -> int:
+        records = []
+        for number, (asked, n_tokens, seed) in enumerate(asked_trained_seed):
+            made = recipe(("a", asked))
+            stage = trained(Proposal(number, {}, made, None), n_tokens)
+            stages = (stage.model_copy(update={"seed": seed}),)
+            record = World(nothing, 0).record(made, number)
+            records.append(record.model_copy(update={"stages": stages}))
+        return len(dose_rows(Known.of(records), ["form"])["a", "form"])
+
+    assert n_points((500, 512, 7), (510, 512, 7), (600, 640, 7)) == 2
+    assert n_points((500, 512, 7), (510, 512, 8), (600, 640, 7)) == 3
 
 
 def line_rows(rise: float) -> np.ndarray:
