@@ -65,7 +65,10 @@ def told(results: Path) -> list[list[str]]:
     """Return the warnings at the top of report.html and of report.md, as a reader sees them."""
     page = (results / "report/report.html").read_text()
     text = (results / "report/report.md").read_text()
-    alerts = re.findall(r'<p class="alert">(.*?)</p>', page.split("<nav")[0], re.S)
+    head = page.split("<nav")[0]
+    # Beyond two, warnings fold away into a list.
+    alerts = re.findall(r'<(?:p class="alert"|li)>(.*?)</?(?:p|li|ul)>', head, re.S)
+    alerts = [alert.strip() for alert in alerts]
     lines = [line for line in text.split("## Front")[0].splitlines() if "arning" in line]
     return [[unescape(alert) for alert in alerts], [line.replace("\\", "") for line in lines]]
 
