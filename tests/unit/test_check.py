@@ -265,7 +265,9 @@ def test_evaluator_named_like_a_column_of_the_table_is_an_error(
 
 def test_reserved_names_are_the_columns_that_a_study_without_scores_has() -> None:
     trial = TrialRecord(number=0, state="FAIL", params={}, recipe=Recipe(), seed=0, started_at="")
-    view = cast(StudyView, SimpleNamespace(suite=(), holdout=(), front=(), feasible=(), knee=None))
+    spec = SimpleNamespace(fidelity=None)
+    bare = SimpleNamespace(spec=spec, suite=(), holdout=(), front=(), feasible=(), knee=None)
+    view = cast(StudyView, bare)
     columns = {name for name in _row(view, trial, ()) if not name.endswith("_seconds")}
     assert columns == TABLE_COLUMNS
 

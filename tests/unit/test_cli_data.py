@@ -227,7 +227,10 @@ def test_visible_text_keeps_lines_and_letters_of_all_scripts() -> None:
     [
         (("preview", "study.yaml", "chatt"), "did you mean 'chat'?"),
         (("preview", "study.yaml", "chat", "--row", "9"), "'chat' has 8 rows for train"),
-        (("preview", "study.yaml", "chat", "--use", "test"), "known: holdout, search, train"),
+        (
+            ("preview", "study.yaml", "chat", "--use", "test"),
+            "known: holdout, search, selection, train",
+        ),
         (("stats", "study.yaml", "--influence", "tones"), "did you mean 'tone'?"),
         (("stats", "study.yaml", "--dose", "5"), "write --influence NAME --dose TOKENS"),
         (("check", "nowhere.yaml"), "nowhere.yaml"),

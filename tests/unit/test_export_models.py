@@ -48,7 +48,8 @@ def exported(results: Path, number: int, to: str, out: str, *words: str) -> Path
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
     assert main(["export", *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    # Loading may show its progress there too; the error itself is one line.
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error:" in each]
     return line
 
 

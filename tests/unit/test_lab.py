@@ -29,9 +29,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     versions: list[str] = []
     original = Suite.reference
 
-    def noted(suite: Suite, base: object) -> object:
+    def noted(suite: Suite, *given: object) -> object:
         versions.append(suite.version)
-        return original(suite, base)  # type: ignore[arg-type]
+        return original(suite, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Suite, "reference", noted)
     return versions
