@@ -20,6 +20,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,14 @@ class StudyFolder:
             if path.name.isdigit() and path.parent.name.isdigit()
         ]
         return [self.replicate(number, seed) for number, seed in sorted(found)]
+
+    def replicate_records(self) -> list[TrialRecord]:
+        """Return the records of all replicates that can be read; a damaged one is trained anew by `confirm`."""
+        found = []
+        for folder in self.replicate_folders():
+            with suppress(StudyError):
+                found.append(folder.read_record())
+        return [record for record in found if record is not None]
 
     def record_or_none(self, number: int) -> TrialRecord | None:
         """Return the record of a trial, or None if it has none that can be read."""

@@ -43,7 +43,10 @@ def export(
     device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Export a trial. What a target cannot express is refused with the reason, never approximated."""
+    """Hand a trial over: as adapter or merged model, or as runs of another tool.
+
+    What a target cannot express is refused with the reason, never approximated.
+    """
     from search.export.job import Job, Means
     from search.export.targets import target
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class OpenedStudy:
         trials = folder.records()
         outside = ExplanationFolder(folder).records()
         # Fresh seeds of confirmed trials tell how far trainings lie apart.
-        known = Known.of([*trials, *outside, *_replicates(folder)])
+        known = Known.of([*trials, *outside, *folder.replicate_records()])
         return cls(folder, file, spec, trials, outside, known)
 
     @property
@@ -113,12 +112,3 @@ class OpenedStudy:
                 return False
 
         return lambda: Pricing(self.known, speeds, is_stored, self.spec.store.enabled)
-
-
-def _replicates(folder: StudyFolder) -> list[TrialRecord]:
-    found = []
-    for each in folder.replicate_folders():
-        with suppress(StudyError):  # A damaged one is trained again by `apportion confirm`.
-            record = each.read_record()
-            found += [] if record is None else [record]
-    return found

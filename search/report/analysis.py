@@ -71,8 +71,9 @@ class Analysis:
 
     @cached_property
     def known(self) -> Known:
-        """Every recipe that was scored."""
-        return Known.of([*self.view.trials, *self.outside])
+        """Every recipe that was scored, also with fresh seeds: they tell how far trainings of one recipe lie apart."""
+        replicates = self.view.files.replicate_records()
+        return Known.of([*self.view.trials, *self.outside, *replicates])
 
     @cached_property
     def objectives(self) -> dict[str, Direction]:

@@ -190,6 +190,21 @@ def test_from_one_seed_nothing_is_claimed_of_a_stage_or_an_order(tmp_path: Path)
     assert "no recipe was trained with two seeds, so nothing is claimed" in order(found)
 
 
+def test_fresh_seeds_of_confirmed_trials_tell_the_noise_of_training(tmp_path: Path) -> None:
+    made = table({**FORWARD, ("b", "a"): (0.3, 0.04)})
+    found = study(tmp_path, made, AB, BA)
+    found.__dict__["outside"] = []  # Nothing was trained for an explanation.
+    for number, listed in ((1, AB), (2, BA)):
+        for seed in (101, 102):
+            folder = found.view.files.replicate(number, seed)
+            folder.path.mkdir(parents=True)
+            folder.write_record(trial(number, listed, made, 0.01, seed=seed))
+    text = order(found)
+    assert text.startswith("Order matters: b first instead of last in trial 1 worsens form by -0.2")
+    (tmp_path / "study/confirmation/0001/101/trial.json").write_text("{")  # Damaged: left out.
+    assert len(found.view.files.replicate_records()) == 3
+
+
 # Order
 
 FORWARD = {(): (0.1, 0.0), ("a",): (0.3, 0.02), ("b",): (0.3, 0.02), ("a", "b"): (0.5, 0.04)}
