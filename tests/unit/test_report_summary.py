@@ -82,6 +82,19 @@ def test_a_knee_is_called_so(tmp_path: Path) -> None:
     assert text.startswith("Trial 1 (a), the knee of the front, reaches form 0.500 ± 0.020")
 
 
+def test_a_knee_that_fresh_seeds_moved_is_told_from_the_one_that_is_drawn(tmp_path: Path) -> None:
+    seen = table({(): (0.1, 0.0), ("a",): (0.5, 0.02), ("b",): (0.6, 0.3), ("c",): (0.5, 0.1)})
+    later = table({(): (0.1, 0.0), ("a",): (0.0, 0.02), ("b",): (0.6, 0.3), ("c",): (0.6, 0.0)})
+    found = study(tmp_path, seen, A, B, C)
+    assert reached(found).startswith("Trial 1 (a), the knee of the front, reaches")
+    for number, listed in ((1, A), (3, C)):
+        folder = found.view.files.replicate(number, 101)
+        folder.path.mkdir(parents=True)
+        folder.write_record(trial(number, listed, later, 0.01, seed=101))
+    text = reached(Analysis(found.view))
+    assert text.startswith("Trial 3 (c), the knee of the front where all seeds count, reaches")
+
+
 def test_a_loss_is_told_beside_the_gain(tmp_path: Path) -> None:
     assert "it loses in drift" in reached(study(tmp_path / "1", law({"a": 0.4}, 0.1), A))
     text = reached(study(tmp_path / "2", law({"a": 0.4}, 0.02), A))
@@ -142,7 +155,8 @@ def test_fresh_seeds_overrule_what_the_search_saw(tmp_path: Path) -> None:
     text = reached(confirmed(found, 1, form=0.42, is_gain=True))
     assert "form 0.42 (0.4 to 0.44)" in text
     assert "gains on the base in form (with fresh seeds)" in text
-    assert "no gain over the base is shown" in reached(confirmed(found, 1, 0.1, is_gain=False))
+    text = reached(confirmed(found, 1, 0.1, is_gain=False))
+    assert "fresh seeds alone, corrected over all that was confirmed, show no gain" in text
 
 
 # Decided
@@ -201,6 +215,7 @@ def test_fresh_seeds_of_confirmed_trials_tell_the_noise_of_training(tmp_path: Pa
             folder.write_record(trial(number, listed, made, 0.01, seed=seed))
     text = order(found)
     assert text.startswith("Order matters: b first instead of last in trial 1 worsens form by -0.2")
+    assert "where all seeds count" not in reached(found)
     (tmp_path / "study/confirmation/0001/101/trial.json").write_text("{")  # Damaged: left out.
     assert len(found.view.files.replicate_records()) == 3
 

@@ -42,6 +42,8 @@ def reached(analysis: Analysis) -> str:
             f"{found.nearest.trial}, outside by {' and '.join(missed)}."
         )
     rule = "the knee of the front" if found.is_knee else "nearest to the front's best values"
+    if found.is_knee and view.knee != found.trial.trial:
+        rule += " where all seeds count"  # The front is drawn by what the search saw.
     trial = analysis.recommended
     if trial is None:
         untouched = analysis.by_number[found.trial.trial]
@@ -102,6 +104,10 @@ def _against_base(analysis: Analysis, trial: TrialRecord) -> str:
     if gains:
         how = "with fresh seeds" if fresh is not None else "before correcting for having picked it"
         told.append(f"it gains on the base in {listed(gains)} ({how})")
+    elif fresh is not None:
+        told.append(
+            "fresh seeds alone, corrected over all that was confirmed, show no gain over the base"
+        )
     else:
         told.append("no gain over the base is shown")
         closest = nearest(
