@@ -139,6 +139,7 @@ def test_a_worker_and_a_driver_killed_under_ray_lose_no_finished_stage(tmp_path:
 def test_an_actor_that_starts_and_takes_no_step_leaves_its_trial_alone(tmp_path: Path) -> None:
     # Tune starts an actor for a trial and gives the trial to another one that comes free before: after a worker died,
     # and whenever loading takes longer than a trial. What the late actor does in its set-up hits a finished trial.
+    from search.holding import take_hold
     from search.runner.searcher import NUMBER, PROPOSAL
     from search.runner.trainable import RecipeTrainable
 
@@ -150,11 +151,13 @@ def test_an_actor_that_starts_and_takes_no_step_leaves_its_trial_alone(tmp_path:
     proposal = Proposal(1, before.params, before.recipe, before.baseline)
     actor = object.__new__(RecipeTrainable)
     config = {NUMBER: 1, PROPOSAL: proposal}
-    actor.setup(config, load_study(study), str(study.parent), str(results))
+    hold = take_hold(results, "run")
+    actor.setup(config, load_study(study), str(study.parent), str(results), hold.token)
     assert trial.read_record() == before
     actor.reset_config(config)
     assert trial.read_record() == before
     actor.step()
+    hold.release()
     assert trial.read_record() != before
 
 
