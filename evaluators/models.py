@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from evaluators.base import Conversation, Reply
+from evaluators.forced import Batch, TeacherForcing, batches_of_like_length
 from evaluators.greedy import greedy_ids
 from evaluators.tokens import (
     Logp,
@@ -42,20 +42,6 @@ Writer = Callable[[Any, Any, set[int], list[list[int]], list[int]], list[list[in
 """Greedy generation elsewhere (`vllm_writer.VllmWriter`): model, tokenizer, end tokens, prompts, limits."""
 
 
-class Capacity(NamedTuple):
-    """How much runs at once; fixed by the kind of device, so that results do not depend on what else is in memory."""
-
-    batch_tokens: int
-    """Padded tokens of a batch."""
-    batch_rows: int
-    """Rows of a batch."""
-    logits: int
-    """Entries (positions times vocabulary) of a block of logits."""
-
-
-CAPACITIES = {"cpu": Capacity(4096, 32, 2**24), "cuda": Capacity(32768, 128, 2**27)}
-
-
 class TextHidden(NamedTuple):
     """A base's final hidden states of some texts, and its head: enough to get its exact logits back, in blocks.
 
@@ -69,16 +55,6 @@ class TextHidden(NamedTuple):
     """(V, H)."""
     head_bias: Tensor | None
     """(V,)."""
-
-
-class _Batch(NamedTuple):
-    indices: list[int]
-    counts: list[int]
-    """Predicted tokens per sequence."""
-    hidden: Tensor
-    """(N, H): the hidden states that predict the tokens, sequence after sequence."""
-    targets: Tensor
-    """(N,): the tokens."""
 
 
 class LoadedModel:
@@ -105,9 +81,8 @@ class LoadedModel:
         self.device = torch.device(device)
         self.precision = precision
         self.writer = writer
-        self._capacity = CAPACITIES.get(self.device.type, CAPACITIES["cuda"])
+        self._forced = TeacherForcing(self.model, self.device)
         self._depth = 0
-        self._head_is_plain = False
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -172,7 +147,9 @@ class LoadedModel:
             if self.writer is not None:
                 found = self.writer(self.model, self.tokenizer, ends, prompts, at_most)
                 return dict(zip(longest, found, strict=True))
-            for indices in self._batches([len(ids) + longest[ids] for ids in longest]):
+            for indices in batches_of_like_length(
+                [len(ids) + longest[ids] for ids in longest], self._forced.capacity
+            ):
                 chosen = [prompts[at] for at in indices]
                 found = greedy_ids(self.model, ends, chosen, [at_most[at] for at in indices])
                 for at, ids in zip(indices, found, strict=True):
@@ -219,7 +196,7 @@ class LoadedModel:
     def _sequence_logps(self, sequences: Sequence[TokenSequence]) -> list[Logp]:
         for sequence in sequences:
             self._check_length(len(sequence.ids), f"row {sequence.owner}")
-        sums = self._summed(sequences, self._logps)[:, 0]
+        sums = self._summed(sequences, self._forced.logps)[:, 0]
         return [
             Logp(float(total), len(sequence.ids) - sequence.first)
             for total, sequence in zip(sums, sequences, strict=True)
@@ -231,7 +208,7 @@ class LoadedModel:
         `tokens.text_windows` says how a window starts.
         """
         windows = self._windows(texts, max_tokens)
-        nats = by_text(-self._summed(windows, self._logps), windows, len(texts))[:, 0]
+        nats = by_text(-self._summed(windows, self._forced.logps), windows, len(texts))[:, 0]
         return [
             TextNats(float(total), n_tokens, len(text.encode()))
             for total, n_tokens, text in zip(
@@ -253,7 +230,7 @@ class LoadedModel:
                 raise ValueError(
                     f"the base's head is {type(head).__name__}; only a plain linear head works"
                 )
-            for batch in self._scored(windows):
+            for batch in self._forced.scored(windows):
                 parts = torch.split(batch.hidden.cpu(), batch.counts)
                 for index, part in zip(batch.indices, parts, strict=True):
                     hidden[index] = part.clone()
@@ -274,9 +251,9 @@ class LoadedModel:
         head_weight = base.head_weight.to(self.device)
         head_bias = None if base.head_bias is None else base.head_bias.to(self.device)
 
-        def changes(batch: _Batch) -> Tensor:
+        def changes(batch: Batch) -> Tensor:
             base_NH = torch.cat([base.hidden[index] for index in batch.indices]).to(self.device)
-            return self._changes(batch, base_NH, head_weight, head_bias)
+            return self._forced.changes(batch, base_NH, head_weight, head_bias)
 
         sums = by_text(self._summed(windows, changes), windows, len(texts)).tolist()
         return [
@@ -285,6 +262,12 @@ class LoadedModel:
                 sums, n_tokens_by_text(windows, len(texts)), texts, strict=True
             )
         ]
+
+    def _summed(
+        self, sequences: Sequence[TokenSequence], values: Callable[[Batch], Tensor]
+    ) -> NDArray[np.float64]:
+        with self.ready(), torch.inference_mode():
+            return self._forced.summed(sequences, values)
 
     def _windows(self, texts: Sequence[str], max_tokens: int) -> list[TokenSequence]:
         self._check_length(max_tokens, "a window")
@@ -297,102 +280,7 @@ class LoadedModel:
                 f"{what} has {n_tokens} tokens and the model reads {longest}; shorten it"
             )
 
-    # Forward passes
-
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield indices of sequences of like length, longest first."""
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        while order:
-            n_rows = max(
-                1, min(self._capacity.batch_rows, self._capacity.batch_tokens // lengths[order[0]])
-            )
-            yield order[:n_rows]
-            order = order[n_rows:]
-
-    def _scored(self, sequences: Sequence[TokenSequence]) -> Iterator[_Batch]:
-        """Yield the hidden states that predict the tokens from `first` on, batch by batch."""
-        self._check_head()
-        for indices in self._batches([len(sequence.ids) - 1 for sequence in sequences]):
-            rows = [sequences[index] for index in indices]
-            width = len(rows[0].ids) - 1
-            # Pads on the right need no mask: a causal model never looks at them from the left.
-            input_BT = torch.tensor(
-                [row.ids[:-1] + [0] * (width - len(row.ids) + 1) for row in rows]
-            )
-            hidden_BTH = self.model.base_model(
-                input_ids=input_BT.to(self.device), use_cache=False
-            ).last_hidden_state
-            counts = [len(row.ids) - row.first for row in rows]
-            hidden_NH = torch.cat(
-                [
-                    hidden_TH[row.first - 1 : len(row.ids) - 1]
-                    for hidden_TH, row in zip(hidden_BTH, rows, strict=True)
-                ]
-            )
-            targets = [token for row in rows for token in row.ids[row.first :]]
-            yield _Batch(indices, counts, hidden_NH, torch.tensor(targets, device=self.device))
-
-    def _blocks(self, n_positions: int) -> Iterator[slice]:
-        size = max(1, self._capacity.logits // int(self.model.config.vocab_size))
-        for start in range(0, n_positions, size):
-            yield slice(start, start + size)
-
-    def _summed(
-        self, sequences: Sequence[TokenSequence], values: Callable[[_Batch], Tensor]
-    ) -> NDArray[np.float64]:
-        """Return per-token values (N, C) summed in float64 over each sequence, shape (sequences, C)."""
-        sums: list[Any] = [None] * len(sequences)
-        with self.ready(), torch.inference_mode():
-            for batch in self._scored(sequences):
-                parts = torch.split(values(batch).double().cpu(), batch.counts)
-                for index, part_NC in zip(batch.indices, parts, strict=True):
-                    sums[index] = part_NC.sum(dim=0).numpy()
-        return np.stack(sums)
-
-    def _logps(self, batch: _Batch) -> Tensor:
-        """Return the log-probability of each token, shape (N, 1)."""
-        head = self.model.get_output_embeddings()
-        parts = []
-        for block in self._blocks(len(batch.targets)):
-            logits_NV = head(batch.hidden[block]).float()
-            chosen_N1 = logits_NV.gather(1, batch.targets[block, None])
-            parts.append(chosen_N1 - logits_NV.logsumexp(dim=-1, keepdim=True))
-        return torch.cat(parts)
-
-    def _changes(
-        self, batch: _Batch, base_NH: Tensor, head_weight: Tensor, head_bias: Tensor | None
-    ) -> Tensor:
-        """Return nats, the base's nats and KL(base || model) of each token, shape (N, 3)."""
-        head = self.model.get_output_embeddings()
-        parts = []
-        for block in self._blocks(len(batch.targets)):
-            logp_NV = head(batch.hidden[block]).float().log_softmax(dim=-1)
-            base_NV = F.linear(base_NH[block], head_weight, head_bias).float().log_softmax(dim=-1)
-            targets_N1 = batch.targets[block, None]
-            kl_N1 = (base_NV.exp() * (base_NV - logp_NV)).sum(dim=-1, keepdim=True)
-            nats_N2 = torch.cat([-logp_NV.gather(1, targets_N1), -base_NV.gather(1, targets_N1)], 1)
-            parts.append(torch.cat([nats_N2, kl_N1], dim=1))
-        return torch.cat(parts)
-
     def _end_ids(self) -> set[int]:
         ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
         return {int(end) for end in [*listed, self.tokenizer.eos_token_id] if end is not None}
-
-    def _check_head(self) -> None:
-        """Refuse a model that does more between its last hidden state and its logits than apply its head."""
-        if self._head_is_plain:
-            return
-        ids_BT = torch.arange(4, device=self.device)[None] % int(self.model.config.vocab_size)
-        # The class's forward: trainers may have patched the instance's.
-        logits = type(self.model).forward(self.model, input_ids=ids_BT, use_cache=False).logits
-        hidden = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-        by_hand = self.model.get_output_embeddings()(hidden)
-        if not torch.allclose(
-            logits.float(), by_hand.float(), rtol=0.02, atol=0.02, equal_nan=True
-        ):
-            raise ValueError(
-                f"{type(self.model).__name__} transforms its logits after the head (soft-capping or a scale), "
-                "which evaluators do not support"
-            )
-        self._head_is_plain = True

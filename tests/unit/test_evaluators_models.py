@@ -93,7 +93,7 @@ def test_padded_batches_give_what_one_row_at_a_time_gives(model: LoadedModel) ->
 
 def test_small_blocks_and_batches_change_nothing(model: LoadedModel) -> None:
     whole = model.text_nats(TEXTS, 64)
-    model._capacity = model._capacity._replace(batch_rows=1, logits=1)
+    model._forced.capacity = model._forced.capacity._replace(batch_rows=1, logits=1)
     for found, expected in zip(model.text_nats(TEXTS, 64), whole, strict=True):
         assert found.nats == pytest.approx(expected.nats, abs=1e-4)
 
