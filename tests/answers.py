@@ -168,3 +168,29 @@ def confirmed(
 
 
 BASE = recipe()
+
+
+def law(
+    form: Mapping[str, float], drift: Mapping[str, float] | float = 0.02, start: float = 0.1
+) -> Law:
+    """Influences add to form and drift, each time they run."""
+    steps = drift if isinstance(drift, Mapping) else dict.fromkeys("abc", drift)
+    return lambda names: {
+        "form": start + sum(form.get(name, 0.0) for name in names),
+        "drift": sum(steps.get(name, 0.0) for name in names),
+    }
+
+
+def table(rows: Mapping[tuple[str, ...], tuple[float, float]]) -> Law:
+    """Form and drift as listed by order."""
+    return lambda names: dict(zip(("form", "drift"), rows[tuple(names)], strict=True))
+
+
+def study(folder: Path, made: Law, *recipes: Recipe, stderr: float | None = 0.01) -> Analysis:
+    """The base and these recipes, in that order, scored by a law."""
+    listed = [BASE, *recipes]
+    records = [trial(at, each, made, stderr) for at, each in enumerate(listed)]
+    found = analysis_of(folder, records, with_holdout=False)
+    # A second seed that gives the very same: without one, nothing is claimed of a recipe.
+    found.__dict__["outside"] = [trial(-1, each, made, stderr, seed=1) for each in recipes[:1]]
+    return found
