@@ -14,7 +14,7 @@ from search.report.analysis import Analysis
 from search.report.answer.degree import degree
 from spaces.recipe import Recipe
 
-A, B, AB = recipe("a"), recipe("b"), recipe("a", "b")
+A, B, C, AB = recipe("a"), recipe("b"), recipe("c"), recipe("a", "b")
 
 DOSES = [round(500 * 32 ** (at / 23)) for at in range(24)]
 
