@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evaluators.redaction import literal_secret
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, GenerationSpec, RetentionSpec
 from search.data.spec import GeneralisationSpec, PartsSpec
+from search.running_spec import ComputeSpec, StoppingSpec, StoreSpec, without_secret
 from spaces.influence import AnyInfluence, InfluenceSpec
 from spaces.order import OrderSpec
 from spaces.spec import Spec
@@ -84,13 +83,6 @@ def _exactly_one(**places: str | None) -> None:
     if len(given) != 1:
         found = " and ".join(given) if given else "none of them"
         raise ValueError(f"give exactly one of {', '.join(places)}; found {found}")
-
-
-def _without_secret(url: str | None) -> str | None:
-    problem = None if url is None else literal_secret(url)
-    if problem is not None:
-        raise ValueError(problem)
-    return url
 
 
 class TrainingSpec(Spec):
@@ -212,56 +204,6 @@ class BudgetSpec(Spec):
         return self
 
 
-class ComputeSpec(Spec):
-    """Where trials run."""
-
-    concurrent_trials: int = Field(default=1, gt=0)
-    """Trials at the same time."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where the machine has it."""
-    cpus_per_trial: float = Field(default=1, gt=0)
-    """CPUs Ray reserves for a trial."""
-    gpus_per_trial: float = Field(default=1, ge=0)
-    """GPUs, or a fraction of one, Ray reserves for a trial when the device is CUDA."""
-    threads_per_trial: int = Field(default=1, gt=0)
-    """torch threads. Equal counts are needed for equal results on CPU."""
-    evaluator_seconds: float | None = Field(default=None, gt=0)
-    """Longest that an evaluator may take on one model, writing (of all evaluators together) counted apart. Beyond it
-    its scores are missing, with that reason. Default: no limit."""
-
-
-class StoppingSpec(Spec):
-    """Stopping trials at stage boundaries, and at rungs, that can neither reach the front nor keep the constraints."""
-
-    enabled: bool = True
-    """False runs every recipe to its end. Baselines always run to their end."""
-    alpha: float = Field(default=0.05, gt=0, le=0.5)
-    """Error rate: the share of bounds that recipes may end above. Per bound: a trial of n stages has up to n - 1, and
-    more with rungs."""
-    audit_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the trials to be stopped that run on all the same, so that the errors can be counted."""
-    rungs: tuple[float, ...] = ()
-    """Shares of a stage's dose, increasing, in (0, 1), such as `[0.25, 0.5]`: there too the model is scored and the
-    trial may stop. Each costs one more run of the suite in every stage that is trained, which pays where the suite
-    takes less than about a tenth of a stage. Default: boundaries alone."""
-
-    @property
-    def used_rungs(self) -> tuple[float, ...]:
-        """Shares at which stages stand still: none without early stopping."""
-        return self.rungs if self.enabled else ()
-
-    @field_validator("rungs")
-    @classmethod
-    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
-        is_sorted = all(low < high for low, high in pairwise(rungs))
-        if not is_sorted or not all(0 < share < 1 for share in rungs):
-            shares = ", ".join(f"{share:g}" for share in rungs)
-            raise ValueError(
-                f"[{shares}] are not increasing shares between 0 and 1; give such as [0.25, 0.5]"
-            )
-        return rungs
-
-
 class FidelitySpec(Spec):
     """Scoring models on part of the items first: inside stages, and at the end of a recipe.
 
@@ -286,23 +228,6 @@ class FidelitySpec(Spec):
     def shares(self, names: Iterable[str]) -> dict[str, float]:
         """Return the share of items of each evaluator."""
         return {name: self.evaluators.get(name, self.items) for name in names}
-
-
-class StoreSpec(Spec):
-    """Where results of stages are kept, so that recipes with a common prefix train it once."""
-
-    enabled: bool = True
-    """False trains every stage of every trial."""
-    path: str | None = None
-    """Local folder (relative to the study file) or fsspec url, to share between studies; `${NAME}` in it is that
-    environment variable. Default: in the results."""
-    max_gigabytes: float = Field(default=20.0, gt=0)
-    """Beyond this, what is cheapest to train again and least used is removed; what the front needs stays."""
-
-    @field_validator("path")
-    @classmethod
-    def _check_path(cls, path: str | None) -> str | None:
-        return _without_secret(path)
 
 
 class StudySpec(Spec):
@@ -359,7 +284,7 @@ class StudySpec(Spec):
     @field_validator("storage")
     @classmethod
     def _check_storage(cls, storage: str | None) -> str | None:
-        return _without_secret(storage)
+        return without_secret(storage)
 
     @property
     def training_influences(self) -> dict[str, InfluenceSpec]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from search.errors import StudyError
 from search.runner.watcher import Watcher
-from search.spec import ComputeSpec
+from search.running_spec import ComputeSpec
 from search.study import Study
 
 

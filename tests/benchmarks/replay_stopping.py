@@ -31,8 +31,9 @@ from table import Node, Objective, ReplayTable  # noqa: E402
 
 from search.front import front_mask  # noqa: E402
 from search.records import TrialRecord  # noqa: E402
+from search.running_spec import StoppingSpec  # noqa: E402
 from search.sampling.asking import Asker  # noqa: E402
-from search.spec import ConstraintSpec, SamplerSpec, StoppingSpec, StudySpec  # noqa: E402
+from search.spec import ConstraintSpec, SamplerSpec, StudySpec  # noqa: E402
 from search.stopping.past import PastTrial  # noqa: E402
 from search.stopping.rule import StoppingRule  # noqa: E402
 from search.yaml_file import load_study  # noqa: E402

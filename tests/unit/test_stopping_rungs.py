@@ -15,7 +15,8 @@ from evaluators.scores import Score
 from search.folders import utc_now
 from search.plan import measured_speeds
 from search.records import Boundary, Proposal, Rung, TrialRecord
-from search.spec import ConstraintSpec, StoppingSpec, StudySpec
+from search.running_spec import StoppingSpec
+from search.spec import ConstraintSpec, StudySpec
 from search.stopping.past import Goals, PastTrial, alike, examples
 from search.stopping.predictor import MeanGain
 from search.stopping.rule import StoppingRule

@@ -25,8 +25,9 @@ from replay_stopping import PROBLEMS, _exceeds, _feasible, study_of  # noqa: E40
 from table import Node  # noqa: E402
 
 from search.records import Proposal, TrialRecord  # noqa: E402
+from search.running_spec import StoppingSpec  # noqa: E402
 from search.sampling.asking import Asker  # noqa: E402
-from search.spec import SamplerSpec, StoppingSpec  # noqa: E402
+from search.spec import SamplerSpec  # noqa: E402
 from search.stopping.past import PastTrial  # noqa: E402
 from search.stopping.rule import StoppingRule  # noqa: E402
 from spaces.space import Space  # noqa: E402
