@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from evaluators.packing import Input, input_of, may_pack, rows_of
+from evaluators.pulse import beat
 from evaluators.tokens import TokenSequence
 
 
@@ -78,6 +79,7 @@ class TeacherForcing:
             own = [sequences[index] for index in indices]
             counts = [len(each.ids) - each.first for each in own]
             targets = [token for each in own for token in each.ids[each.first :]]
+            beat()
             yield Batch(indices, counts, hidden_NH, torch.tensor(targets, device=self.device))
 
     def _hidden(self, batch: Input) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from evaluators.pulse import beat
+
 
 def greedy_ids(
     model: Any, ends: set[int], prompts: list[list[int]], limits: list[int]
@@ -46,6 +48,7 @@ def greedy_ids(
             use_cache=True,
         ).last_hidden_state
         top_B, tokens_B = head(hidden_BTH[:, -1].contiguous()).max(dim=-1)
+        beat()
         if not top_B.isfinite().all():
             raise FloatingPointError("the model's logits are not finite")
         tokens = tokens_B.tolist()

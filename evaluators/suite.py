@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.base import Evaluator, Prompt, Row
 from evaluators.custom import CustomSpec, evaluator_class, identity, one_line
 from evaluators.facts import Facts
+from evaluators.pulse import beat
 from evaluators.reply_specs import RewardModelSpec
 from evaluators.scores import Measurement, Score, ScoreInfo
 from evaluators.spec import EvaluatorSpec, HarnessSpec, RetentionSpec
@@ -246,6 +247,7 @@ class Suite:
                 continue
             own_outputs = [outputs[_key(prompt)] for prompt in own]
             measure = evaluator.measure_base if is_base and part is not None else evaluator.measure
+            beat()
             try:
                 with time_limit(limit_seconds):
                     measured = measure(model, part, own_outputs)

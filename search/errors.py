@@ -23,3 +23,11 @@ class StudyError(ApportionError, RuntimeError):
 
 class StageError(RuntimeError):
     """A stage could not be trained; the trial fails with this reason and the study goes on."""
+
+
+class Diverged(StageError):  # noqa: N818 - named as what it is
+    """A loss, a gradient or a weight is not finite."""
+
+
+class MemoryShortage(StageError):  # noqa: N818
+    """A stage does not fit into the memory of the device."""

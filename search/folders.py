@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError
 from evaluators.redaction import expanded, redacted
 from evaluators.scores import Item, Record
 from search.errors import StudyError
-from search.records import Proposal, TrialRecord
+from search.records import Failure, Proposal, TrialRecord
 from search.spec import BudgetSpec, StudySpec
 
 _UMASK = os.umask(0)
@@ -204,6 +204,7 @@ class TrialFolder:
         self.record = path / "trial.json"
         self.recipe = path / "recipe.yaml"
         self.traceback = path / "traceback.txt"
+        self.hang = path / "hang.txt"
         self._fence = fence or (lambda: None)
 
     def clear(self) -> None:
@@ -293,7 +294,7 @@ def store_place(path: str, root: Path) -> str:
 
 
 def write_failure(
-    folder: TrialFolder, proposal: Proposal, spec: StudySpec, reason: str
+    folder: TrialFolder, proposal: Proposal, spec: StudySpec, failure: Failure
 ) -> TrialRecord:
     """Record that a trial failed outside its stages, keeping what its folder has."""
     record = folder.read_record() or TrialRecord(
@@ -305,7 +306,13 @@ def write_failure(
         seed=spec.sampler.seed,
         started_at=utc_now(),
     )
-    record = record.model_copy(update={"state": "FAIL", "reason": reason, "finished_at": utc_now()})
+    ended = {
+        "state": "FAIL",
+        "reason": failure.reason,
+        "failure": failure,
+        "finished_at": failure.at,
+    }
+    record = record.model_copy(update=ended)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_record(record)
     return record

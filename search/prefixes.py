@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from evaluators.pulse import beat
 from search.naming import Naming
 from search.records import StageRecord, summed
 from search.sources import Source
@@ -125,6 +126,7 @@ class Prefixes:
                 return record
             if lease is not None:
                 return (yield from self._trained(number, lease, shares))
+            beat()  # Whoever trains it is watched as well.
             time.sleep(POLL_SECONDS)
         return (yield from self._trained(number, None, shares))
 

@@ -22,6 +22,12 @@ from evaluators.scores import Record, Score
 from spaces.recipe import AnyStage, Merge, Parallel, Recipe, Stage
 
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+FailureKind = Literal[
+    "recipe", "scores", "diverged", "memory", "hang", "worker", "storage", "device"
+]
+"""Of the recipe itself: an error in a stage (`recipe`), a score that it needs is missing (`scores`), numbers that are
+not finite (`diverged`), too little memory (`memory`), no progress (`hang`). Of the machines: the process died
+(`worker`), a disk or a network was full or away (`storage`), the accelerator gave up (`device`)."""
 
 
 class StageRecord(Record):
@@ -280,6 +286,17 @@ class StopDecision(Record):
     """Why the trial cannot come to anything; None if it goes on."""
 
 
+class Failure(Record):
+    """Why an attempt at a trial failed."""
+
+    kind: FailureKind
+    """The recipe's own fault, or one of the machines; of the latter, a trial is tried again."""
+    reason: str
+    """One line."""
+    at: str
+    """UTC, ISO 8601."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A recipe to be tried, under its trial number."""
@@ -294,6 +311,17 @@ class Proposal:
     """Name of the baseline, if it is one."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a study has used of its budget."""
+
+    trials: int
+    failed_trials: int
+    train_tokens: int
+    compute_seconds: float
+    wall_seconds: float
+
+
 class TrialRecord(Record):
     """One recipe, trained and scored."""
 
@@ -303,6 +331,10 @@ class TrialRecord(Record):
     """As in Optuna; PRUNED was stopped early, at a stage boundary or at a rung."""
     reason: str | None = None
     """Why the trial failed or was stopped early."""
+    failure: Failure | None = None
+    """Of a failed trial: what kind of failure it was."""
+    lost_attempts: tuple[Failure, ...] = ()
+    """Failures of the machines after which the trial was tried again, in this launch."""
     params: dict[str, float | int | str | bool]
     """The values drawn, flat."""
     recipe: Recipe

@@ -27,6 +27,9 @@ class ComputeSpec(Spec):
     evaluator_seconds: float | None = Field(default=None, gt=0)
     """Longest that an evaluator may take on one model, writing (of all evaluators together) counted apart. Beyond it
     its scores are missing, with that reason. Default: no limit."""
+    retries: int = Field(default=3, ge=0, le=100)
+    """How often a trial is tried again that the machines failed: its process died or was killed for its memory, a disk
+    or network was full or away, the accelerator gave up. After 5, 10, 20 ... seconds, 300 at most."""
 
 
 class StoppingSpec(Spec):
@@ -37,6 +40,9 @@ class StoppingSpec(Spec):
     alpha: float = Field(default=0.05, gt=0, le=0.5)
     """Error rate: the share of bounds that recipes may end above. Per bound: a trial of n stages has up to n - 1, and
     more with rungs."""
+    hang_seconds: float | None = Field(default=3600.0, gt=0)
+    """A trial in which nothing is done for so long, no optimizer step, token or evaluator, is ended and fails; null
+    waits for ever. Raise it where an evaluator of yours computes for longer on its own."""
     audit_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the trials to be stopped that run on all the same, so that the errors can be counted."""
     rungs: tuple[float, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from evaluators.redaction import expanded, redacted
@@ -74,8 +75,10 @@ def open_study(
         StudyError: The storage cannot be opened, the study is there already (create) or is not (load).
     """
     try:
-        storage = RDBStorage(url)
+        # Connections that a server has dropped since are noticed when they are taken up.
+        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         _commit_quickly(storage)
+        connect_patiently(storage.engine)
         if fence is not None:
             _fence_off(storage, fence)
         if create:
@@ -127,6 +130,30 @@ def _commit_quickly(storage: RDBStorage) -> None:
 
     # What is open already was opened without.
     storage.engine.dispose()
+
+
+def connect_patiently(
+    engine: Engine, sleep: Callable[[float], object] = time.sleep, longest: float = 300.0
+) -> None:
+    """Let a storage that was reached once be away for a while: connect again after 1, 2, 4 ... seconds.
+
+    Args:
+        engine: Of the storage.
+        sleep: Waits so many seconds.
+        longest: Seconds after which it is given up; what was finished is in the trials' folders, and a resume tells it.
+    """
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
+        waited, pause = 0.0, 1.0
+        while True:
+            try:
+                return dialect.connect(*arguments, **parameters)
+            except dialect.loaded_dbapi.OperationalError:
+                if waited + pause > longest:
+                    raise
+            sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, 60.0)
 
 
 def _fence_off(storage: RDBStorage, fence: Callable[[], None]) -> None:

@@ -12,14 +12,14 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import StudyError
+from search.failures import Retries, opened_again, settled
 from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, write_failure
 from search.holding import Hold, LostHold, take_hold
 from search.provenance import provenance
-from search.records import Proposal, TrialRecord
+from search.records import Failure, Proposal, Spent, TrialRecord
 from search.sampling.asking import Asker
 from search.sampling.told import missing_reason
 from search.spec import BudgetSpec, StudySpec
@@ -29,17 +29,6 @@ from search.storage import database_url, open_study
 from search.store import StageStore, StoreError
 from search.yaml_file import load_study
 from spaces.space import Space
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a study has used of its budget."""
-
-    trials: int
-    failed_trials: int
-    train_tokens: int
-    compute_seconds: float
-    wall_seconds: float
 
 
 class Study:
@@ -62,6 +51,7 @@ class Study:
         self._started = clock()
         self._pending: list[Proposal] = []
         self._running: set[int] = set()
+        self._retries = Retries(spec.compute.retries)
         self._fault: str | None = None
         self._store: StageStore | None = None
         has_rule = spec.stopping.enabled or spec.fidelity is not None
@@ -202,14 +192,18 @@ class Study:
         """Return the next recipe to try.
 
         None means that no further trial may start, and `stop_reason` says why; or, if that is None, that the sampler
-        waits for a trial in training.
+        waits for a trial in training, or a trial waits to be tried again.
         """
         if self._pending and self._fault is None:
             # Adopted trials were admitted by an earlier launch; none may stay RUNNING for good.
             proposal = self._pending.pop(0)
+        elif (again := self._retries.due(self._clock())) is not None:
+            proposal = again
         else:
             self.stop_reason = self._exhausted()
             if self.stop_reason is not None:
+                if self._retries.waiting and self._fault is None:
+                    self.stop_reason = None  # The last ones wait to be tried again.
                 return None
             if self._asker.must_wait():
                 return None
@@ -250,10 +244,24 @@ class Study:
         self._running.discard(proposal.number)
         self.stop_reason = self._fault = f"no trial can run here: {fault}"
 
-    def fail(self, proposal: Proposal, reason: str) -> TrialRecord:
-        """Take a trial whose worker died into the storage, keeping what its folder has."""
-        folder = self.folder.trial(proposal.number)
-        return self.finish(write_failure(folder, proposal, self.spec, reason))
+    def fail(self, proposal: Proposal, failure: Failure) -> TrialRecord:
+        """Return the record of a trial that failed outside its stages, with what its folder has."""
+        return write_failure(self.folder.trial(proposal.number), proposal, self.spec, failure)
+
+    def retry(self, proposal: Proposal, record: TrialRecord) -> float | None:
+        """Let a trial that the machines failed be tried again, later on.
+
+        Returns:
+            Seconds until then; None if it is to be finished instead.
+        """
+        if record.state != "FAIL" or record.failure is None:
+            return None
+        seconds = self._retries.take(proposal, record.failure, self._clock())
+        if seconds is not None:
+            # Until then it is as one in flight, also for a driver that comes after this one.
+            again = opened_again(record, self._retries.failures(proposal.number))
+            self.folder.trial(record.number).write_record(again)
+        return seconds
 
     def close(self, ended: str) -> None:
         """Record how the launch ended and let other processes have the study; one that was lost stays as it is."""
@@ -283,9 +291,10 @@ class Study:
     def _take(self, record: TrialRecord) -> TrialRecord:
         self._running.discard(record.number)
         reason = self._asker.failure(record) or self._lack(record)
-        if reason is not None and record.state != "FAIL":
+        settled_record = settled(record, reason, self._retries.failures(record.number))
+        if settled_record != record:
             # The folder first: a trial that the storage calls finished is never looked at again.
-            record = record.model_copy(update={"state": "FAIL", "reason": reason})
+            record = settled_record
             self.folder.trial(record.number).write_record(record)
         if self._rule is not None:
             decisions = self._rule.decisions(record, self._past_of(record.number))

@@ -13,16 +13,18 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
+from contextlib import suppress
 
 from evaluators.facts import StageFacts
 from evaluators.redaction import redacted
 from search.costs import stage_facts
+from search.failures import kind_of
 from search.folders import TrialFolder, utc_now, write_whole
 from search.holding import LostHold
 from search.lab import Exam, Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import Boundary, Proposal, Rung, Screening, Seconds, TrialRecord
+from search.records import Boundary, Failure, Proposal, Rung, Screening, Seconds, TrialRecord
 from search.stages.device import device_name
 
 
@@ -49,7 +51,7 @@ class TrialRun:
             selection: The suite on rows of the selection, which is asked about the last model; None leaves that out.
         """
         self._lab = lab
-        self._folder = folder
+        self.folder = folder
         # Loading happened before the first trial in this process began; it is charged to that trial.
         self._load_seconds, lab.load_seconds = lab.load_seconds, 0.0
         self._started = time.monotonic() - idle_seconds - self._load_seconds
@@ -93,14 +95,16 @@ class TrialRun:
             self._let_go()
             raise
         except Exception as error:  # Whatever goes wrong with one recipe, the study goes on.
-            self._folder.write_traceback(traceback.format_exc())
-            self._end("FAIL", redacted(f"{type(error).__name__}: {error}"))
+            with suppress(OSError):  # A full disk is no reason to lose the reason.
+                self.folder.write_traceback(traceback.format_exc())
+            reason = redacted(f"{type(error).__name__}: {error}")
+            self._end("FAIL", reason, Failure(kind=kind_of(error), reason=reason, at=utc_now()))
         finally:
-            self._folder.write_record(self.record)
+            self.folder.write_record(self.record)
         return self.record.state != "RUNNING"
 
     def _was_stopped(self) -> bool:
-        found = self._folder.read_record() if self._stage is not None else None
+        found = self.folder.read_record() if self._stage is not None else None
         if found is None or found.state == "RUNNING":
             return False
         self.record = found
@@ -168,7 +172,7 @@ class TrialRun:
         started, loaded_before = time.monotonic(), self._prefixes.load_seconds
         facts = stage_facts(self.record.stages)
         result = lab.measure(lab.screen, self._prefixes, n_stages, digest, facts)
-        self._folder.write_screening_items(n_stages, result.items)
+        self.folder.write_screening_items(n_stages, result.items)
         loading = self._prefixes.load_seconds - loaded_before
         evaluate_seconds = time.monotonic() - started - loading
         store_seconds = self._prefixes.settle()
@@ -187,14 +191,14 @@ class TrialRun:
         started, loaded_before = time.monotonic(), self._prefixes.load_seconds
         digest, facts = self._digests[n_stages], stage_facts(self.record.stages)
         result = self._lab.measure(self._lab.exam, self._prefixes, n_stages, digest, facts)
-        self._folder.write_items(n_stages, False, result.items)
+        self.folder.write_items(n_stages, False, result.items)
         holdout = None
         if is_last and self._lab.spec.holdout:
             holdout = self._lab.measure(self._lab.holdout, self._prefixes, n_stages, digest, facts)
-            self._folder.write_items(n_stages, True, holdout.items)
+            self.folder.write_items(n_stages, True, holdout.items)
         if is_last and self._selection is not None:
             found = self._lab.measure(self._selection, self._prefixes, n_stages, digest, facts)
-            self._folder.write_selection(found.model_dump_json() + "\n")
+            self.folder.write_selection(found.model_dump_json() + "\n")
         loading = self._prefixes.load_seconds - loaded_before
         evaluate_seconds = time.monotonic() - started - loading
         # Who hears of this boundary shall find its model in the store.
@@ -211,9 +215,9 @@ class TrialRun:
         )
         self._update(boundaries=(*self.record.boundaries, boundary))
 
-    def _end(self, state: str, reason: str | None) -> None:
+    def _end(self, state: str, reason: str | None, failure: Failure | None = None) -> None:
         self._let_go()
-        self._update(state=state, reason=reason, finished_at=utc_now())
+        self._update(state=state, reason=reason, failure=failure, finished_at=utc_now())
 
     def _let_go(self) -> None:
         if self._stage is not None:

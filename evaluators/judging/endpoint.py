@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evaluators.judging.cache import AnswerCache, Kept
 from evaluators.judging.questions import Answer, Body, read_answer
 from evaluators.judging.spec import EndpointSpec
+from evaluators.pulse import beat
 from evaluators.redaction import keep_secret, redacted
 
 MAX_BYTES = 2**20
@@ -148,6 +149,7 @@ class Endpoint:
             if self._stopped is not None:
                 return Verdict(None, self._stopped, n_requests, 0, 0)
             n_requests += 1
+            beat()
             try:
                 text, usage = self._request(client, body)
                 tokens_in, tokens_out = usage.prompt_tokens, usage.completion_tokens

@@ -9,14 +9,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from search.cli.eta import seconds_left
 from search.cli.output import duration
-from search.plan import Speeds, measured_speeds
 from search.records import Proposal, TrialRecord
 from search.report.numbers import score_text, tokens_text
 from search.report.terminal import front_table
 from search.report.view import StudyView, load_view
 from search.study import Study
-from spaces.recipe import Recipe
 
 DRAW_SECONDS = 0.5
 """Between two pictures."""
@@ -92,6 +91,11 @@ class Progress:
             told = (f"{name} {score_text(record.final_scores.get(name))}" for name in names)
             self._say(f"trial {record.number} done: {', '.join(told)}; {self._counts()}")
 
+    def retried(self, record: TrialRecord, seconds: float) -> None:
+        """Take note of a trial that the machines failed, and that is tried again after so many seconds."""
+        self.running.pop(record.number, None)
+        self._say(f"trial {record.number} is tried again in {duration(seconds)}: {record.reason}")
+
     def tick(self) -> None:
         """Take note that time went by: redraw, and record how long the launch has lasted."""
         now = time.monotonic()
@@ -124,55 +128,15 @@ class Progress:
         records = [record for record in self.finished_records if record.state == "PRUNED"]
         saved = tokens_text(sum(record.saved_tokens for record in records))
         stopped = f", {len(records)} stopped early ({saved} tokens saved)" if records else ""
-        left = seconds_left(self.study, self.running, self.finished_records)
+        flying = [
+            (run.proposal.recipe, time.monotonic() - run.started) for run in self.running.values()
+        ]
+        left = seconds_left(self.study.spec, budget, spent, flying, self.finished_records)
         eta = f", ETA {duration(left)}" if left is not None else ""
         return (
             f"{spent.trials}{of} trials done{failed}{stopped}, {spent.train_tokens / 1000:.1f}k tokens trained, "
             f"{duration(spent.wall_seconds)} so far{eta}"
         )
-
-
-def seconds_left(
-    study: Study, running: dict[int, Running], records: list[TrialRecord]
-) -> float | None:
-    """Return the estimated seconds until the budget ends, or None if nothing tells.
-
-    From the mean duration of finished trials; before there are any, from the planned cost of the running ones.
-    """
-    budget, spent = study.budget, study.spent()
-    estimates = []
-    if budget.trials is not None:
-        fidelity = study.spec.fidelity
-        items = fidelity.items if fidelity else 1.0
-        speeds = measured_speeds(records, len(study.spec.stopping.used_rungs), items)
-        mean = _mean_trial_seconds(records, running, speeds)
-        to_start = max(0, budget.trials - spent.trials - len(running))
-        in_flight = sum(
-            max(0.0, speeds.recipe_seconds(run.proposal.recipe) - (time.monotonic() - run.started))
-            for run in running.values()
-        )
-        slots = study.spec.compute.concurrent_trials
-        if mean is not None:
-            estimates.append((to_start * mean + in_flight) / slots)
-    if budget.wall_seconds is not None:
-        estimates.append(max(0.0, budget.wall_seconds - spent.wall_seconds))
-    for used, total in (
-        (spent.train_tokens, budget.train_tokens),
-        (spent.compute_seconds, budget.compute_seconds),
-    ):
-        if total is not None and used:
-            estimates.append(spent.wall_seconds * max(0.0, total / used - 1))
-    return min(estimates, default=None)
-
-
-def _mean_trial_seconds(
-    records: list[TrialRecord], running: dict[int, Running], speeds: Speeds
-) -> float | None:
-    recipes: list[Recipe] = [record.recipe for record in records if record.recipe.stages]
-    recipes += [run.proposal.recipe for run in running.values()]
-    if not recipes:
-        return None
-    return sum(speeds.recipe_seconds(recipe) for recipe in recipes) / len(recipes)
 
 
 def _stage_text(run: Running) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,9 @@ import typer
 
 from search.cli.output import duration, print_json
 from search.errors import SpecError, StudyError
+from search.failures import counts_text, failure_text
 from search.folders import StudyFolder
+from search.holding import Holder, holder
 from search.records import Screening, TrialRecord
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 STATUS_EXAMPLES = """\b
 Examples:
   apportion status results/inner_voice
+  apportion status results/inner_voice --watch    # until the study ends
   apportion status results/inner_voice --json"""
 REPORT_EXAMPLES = """\b
 Examples:
@@ -35,8 +39,23 @@ Folder = Annotated[Path, typer.Argument(help="Folder such as results/<study>.", 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def status(folder: Folder, as_json: Json = False) -> None:
+def status(
+    folder: Folder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it until the study ends.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show how far a study is: trials by state, budget spent, the current front."""
+    if watch:
+        from search.cli.watch import watch_study
+
+        watch_study(folder, as_json)
+    show_status(folder, as_json)
+
+
+def show_status(folder: Path, as_json: bool) -> None:
+    """Print what `apportion status` prints."""
     from search.report.view import load_view
 
     study = StudyFolder(folder)
@@ -51,6 +70,8 @@ def status(folder: Folder, as_json: Json = False) -> None:
     compute = sum(trial.seconds.total for trial in view.trials)
     budget = file.budget.model_dump(exclude_none=True)
     front = [trial.number for trial in view.front_trials]
+    held = holder(study.path)
+    ended = file.launches[-1].ended if file.launches and held is None else None
     if as_json:
         print_json(
             {
@@ -62,7 +83,12 @@ def status(folder: Folder, as_json: Json = False) -> None:
                 "wall_seconds": seconds,
                 "budget": budget,
                 "front": front,
-                "ended": file.launches[-1].ended if file.launches else None,
+                "failures": dict(
+                    Counter(trial.failure.kind for trial in view.trials if trial.failure)
+                ),
+                "lost_attempts": sum(len(trial.lost_attempts) for trial in view.trials),
+                "held_by": None if held is None else held.owner,
+                "ended": ended,
             }
         )
         return
@@ -72,19 +98,27 @@ def status(folder: Folder, as_json: Json = False) -> None:
     from search.report.terminal import front_table
 
     console = Console()
-    ended = file.launches[-1].ended if file.launches else None
+    lost = sum(len(trial.lost_attempts) for trial in view.trials)
     for line in (
         f"study    {view.spec.name}",
-        f"trials   {states['COMPLETE']} complete, {states['PRUNED']} stopped early, {states['FAIL']} failed, "
-        f"{states['RUNNING']} running or abandoned",
+        f"trials   {states['COMPLETE']} complete, {states['PRUNED']} stopped early, {counts_text(view.trials)}, "
+        f"{states['RUNNING']} running or abandoned"
+        + (f"; tried again {lost} times after failures of the machines" if lost else ""),
         f"spent    {tokens:,} training tokens, {duration(compute)} of compute, {duration(seconds)} of wall time",
         *([f"stopping {told}"] if (told := stopping_sentence(view)) else []),
         f"budget   {', '.join(f'{name} {value:,}' for name, value in budget.items())}",
-        f"state    {ended or 'running, or killed: `apportion resume` goes on'}",
+        f"state    {_state_text(held, ended)}",
     ):
         typer.echo(line)
     if view.finished:
         console.print(front_table(view, console.width))
+
+
+def _state_text(held: Holder | None, ended: str | None) -> str:
+    if held is None:
+        return ended or "killed: `apportion resume` goes on"
+    doubt = "" if held.is_alive else ", or was killed there"
+    return f"runs{doubt} ({held.owner})"
 
 
 def report(
@@ -153,7 +187,7 @@ def _print_trial(record: TrialRecord) -> None:
 
     console = Console()
     typer.echo(
-        f"trial    {record.number}, {record.state}{f': {record.reason}' if record.reason else ''}"
+        f"trial    {record.number}, {record.state}{f': {_why(record)}' if record.reason else ''}"
     )
     typer.echo(f"recipe   {record.recipe.label()}")
     for position, stage in enumerate(record.stages, 1):
@@ -188,6 +222,10 @@ def _print_trial(record: TrialRecord) -> None:
         for grid in grids(stage):
             console.print(Text(f"stage {position}, {stage.stage.influence}: {grid.title}"))
             console.print(_grid_table(grid))
+
+
+def _why(record: TrialRecord) -> str:
+    return failure_text(record) if record.state == "FAIL" else record.reason or ""
 
 
 def _grid_table(grid: Grid) -> Any:

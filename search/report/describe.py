@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from search.failures import failure_text
 from search.records import TrialRecord
 from search.report.numbers import count_text, duration_text, number_text, tokens_text
 from search.report.study_file import launches
@@ -159,7 +160,7 @@ def failures(view: StudyView) -> list[tuple[str, list[int]]]:
     by_reason: dict[str, list[int]] = {}
     for trial in view.trials:
         if trial.state == "FAIL":
-            by_reason.setdefault(trial.reason or "no reason recorded", []).append(trial.number)
+            by_reason.setdefault(failure_text(trial), []).append(trial.number)
     return sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[1]))
 
 

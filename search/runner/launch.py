@@ -60,11 +60,14 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 folder=str(study.folder.path),
                 token=study.hold_token,
             )
+            deaths: dict[int, BaseException] = {}
             tuner = tune.Tuner(
                 tune.with_resources(trainable, _resources(compute, ray.cluster_resources())),
                 tune_config=tune.TuneConfig(
-                    search_alg=StudySearcher(study, watcher.started, watcher.finished),
-                    scheduler=BoundaryScheduler(study),
+                    search_alg=StudySearcher(
+                        study, watcher.started, watcher.finished, watcher.retried, deaths
+                    ),
+                    scheduler=BoundaryScheduler(study, deaths),
                     num_samples=-1,
                     max_concurrent_trials=compute.concurrent_trials,
                     reuse_actors=True,

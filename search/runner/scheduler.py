@@ -21,8 +21,10 @@ class BoundaryScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no ty
     # With buffered results the worker would be stages ahead of the decision.
     _supports_buffered_results = False
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, deaths: dict[int, BaseException]) -> None:
+        """Ask a study; put the errors of dead workers into `deaths`, by the number of the trial."""
         super().__init__()
+        self._deaths = deaths
         self._study = study
         self._keeps_actors = False
 
@@ -42,6 +44,13 @@ class BoundaryScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no ty
         """Return whether a trial goes on after a boundary or rung; not called at its last one."""
         is_over = self._study.stop_early(trial.config[NUMBER]) and not result[IS_IN_STAGE]
         return str(TrialScheduler.STOP if is_over else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Take note of why a worker died; the searcher hears of the death next, and not of the reason."""
+        error = trial.get_pickled_error()
+        if error is not None:
+            self._deaths[trial.config[NUMBER]] = error
+        super().on_trial_error(tune_controller, trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study's storage is the truth."""

@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.records import Proposal, TrialRecord
+from search.runner.deaths import failure_of
 from search.study import Study
 
 NUMBER, PROPOSAL = "number", "proposal"
@@ -33,11 +34,24 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         study: Study,
         on_start: Callable[[Proposal], None],
         on_finish: Callable[[TrialRecord], None],
+        on_retry: Callable[[TrialRecord, float], None],
+        deaths: dict[int, BaseException],
     ) -> None:
+        """Feed Tune from a study.
+
+        Args:
+            study: The study.
+            on_start: Is told a trial that starts.
+            on_finish: Is told a trial that ended.
+            on_retry: Is told a trial that is tried again, and in how many seconds.
+            deaths: Errors of workers by the number of their trial, as the scheduler hears of them.
+        """
         super().__init__(metric=None, mode=None)
         self._study = study
         self._on_start = on_start
         self._on_finish = on_finish
+        self._on_retry = on_retry
+        self._deaths = deaths
         self._proposals: dict[str, Proposal] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -57,14 +71,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if result is not None and result.get(FAULT):
             self._study.abandon(proposal, result[FAULT])
             return
-        record = self._study.folder.trial(proposal.number).read_record()
+        folder = self._study.folder.trial(proposal.number)
+        record = folder.read_record()
+        death = self._deaths.pop(proposal.number, None)
         if record is None or record.state == "RUNNING":
-            record = self._study.fail(
-                proposal, "the worker process died; see Ray's log for the cause"
-            )
-        else:
-            record = self._study.finish(record)
-        self._on_finish(record)
+            hang_seconds = self._study.spec.stopping.hang_seconds
+            record = self._study.fail(proposal, failure_of(folder, death, hang_seconds))
+        seconds = self._study.retry(proposal, record)
+        if seconds is not None:
+            self._on_retry(record, seconds)
+            return
+        self._on_finish(self._study.finish(record))
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study's storage is the truth."""

@@ -16,6 +16,7 @@ from search.folders import StudyFolder
 from search.holding import Fence
 from search.origin import check_origin
 from search.runner.searcher import FAULT, IS_IN_STAGE, N_BOUNDARIES, PROPOSAL
+from search.runner.watchdog import watched
 from search.spec import StudySpec
 from search.store import StageStore
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from search.lab import Lab
     from search.records import Proposal
     from search.trial import TrialRun
+
+
+class DeviceLost(RuntimeError):  # noqa: N818 - named as what it is
+    """The accelerator serves this process no more."""
 
 
 class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
@@ -52,10 +57,14 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             self._begin()
         if self._run is None:
             return {"done": True, N_BOUNDARIES: 0, IS_IN_STAGE: False, FAULT: self._fault}
-        is_done = self._run.step()
+        with watched(self._run.folder.hang, self._spec.stopping.hang_seconds):
+            is_done = self._run.step()
         # Any boundary may turn out to be the trial's last: the scheduler decides after this.
         self._ended_at = time.monotonic()
         record = self._run.record
+        if record.failure is not None and record.failure.kind == "device":
+            # What an accelerator has refused once, it refuses the process for good: the next trial needs another one.
+            raise DeviceLost(record.failure.reason)
         is_in_stage = record.open_rung is not None
         return {
             "done": is_done,

@@ -22,6 +22,10 @@ class Watcher(Protocol):
         """Take note of a trial that ended."""
         ...
 
+    def retried(self, record: TrialRecord, seconds: float) -> None:
+        """Take note of a trial that the machines failed, and that is tried again after so many seconds."""
+        ...
+
     def tick(self) -> None:
         """Take note that time went by; called often."""
         ...

@@ -14,7 +14,7 @@ from importlib import import_module
 
 import torch
 
-from search.errors import StageError
+from search.errors import Diverged, MemoryShortage, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
@@ -307,7 +307,7 @@ def _trained(setting: Setting, stage: Stage) -> Trained:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             return train(setting, stage)
     except torch.OutOfMemoryError as error:
-        raise StageError(
+        raise MemoryShortage(
             f"memory ran out outside the forward and backward passes ({error}); train fewer weights"
         ) from None
     finally:
@@ -321,7 +321,7 @@ def _trained(setting: Setting, stage: Stage) -> Trained:
 def _check_finite(parameters: list[torch.nn.Parameter]) -> None:
     with torch.no_grad():
         if not all(_is_finite(parameter) for parameter in parameters):
-            raise StageError(
+            raise Diverged(
                 "weights are not finite after the last step; a lower learning rate may help"
             )
 

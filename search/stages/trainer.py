@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
-from search.errors import StageError
+from evaluators.pulse import beat
+from search.errors import Diverged, MemoryShortage
 from search.spec import TrainingSpec
 from search.stages.head import install_head
 from search.stages.model_ref import ModelRef
@@ -46,10 +47,10 @@ class Memory:
         """Go on with half the rows.
 
         Raises:
-            StageError: One row is too much already.
+            MemoryShortage: One row is too much already.
         """
         if self.micro_batch_rows == 1:
-            raise StageError(
+            raise MemoryShortage(
                 "memory ran out with one row per forward pass; lower max_length, set "
                 "gradient_checkpointing, or train fewer weights"
             )
@@ -124,7 +125,8 @@ class StageTrainer:
         """Compute loss and gradients of one optimizer step.
 
         Raises:
-            StageError: The loss is not finite, or memory runs out with a single row.
+            Diverged: The loss is not finite.
+            MemoryShortage: Memory runs out with a single row.
         """
         randomness = _randomness()
 
@@ -135,12 +137,28 @@ class StageTrainer:
         loss = self.memory.retried(lambda: self.step_gradient(model, inputs), undo)
         value = loss.item()
         if not math.isfinite(value):
-            raise StageError(
+            raise Diverged(
                 f"the loss is {value} at step {len(self.losses) + 1} of {len(self.batches)}; "
                 "a lower learning rate may help"
             )
         self.losses.append(value)
+        beat()
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip the gradients as TRL does, and look at their norm before the weights move.
+
+        Raises:
+            Diverged: It is not finite.
+        """
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]  # of transformers' Trainer, the next base
+        value = float(norm)
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the gradient's norm is {value} at step {len(self.losses)} of {len(self.batches)}; "
+                "a lower learning rate may help"
+            )
+        return norm
 
     def accumulate(self, model: Any, batch: Batch) -> Tensor:
         """Add the gradients of this loss on one batch to those that are there; return the loss, a scalar."""
@@ -154,6 +172,7 @@ class StageTrainer:
             loss = self.part_loss(model, rows, batch)
             trainer.accelerator.backward(loss)
             total += loss.detach()
+            beat()
         return total
 
     def prepare_batch(self, model: Any, batch: Batch) -> None:

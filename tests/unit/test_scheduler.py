@@ -13,7 +13,9 @@ from search.study import Study
 
 def scheduler_for(concurrent_trials: int) -> BoundaryScheduler:
     compute = SimpleNamespace(concurrent_trials=concurrent_trials)
-    return BoundaryScheduler(cast(Study, SimpleNamespace(spec=SimpleNamespace(compute=compute))))
+    return BoundaryScheduler(
+        cast(Study, SimpleNamespace(spec=SimpleNamespace(compute=compute))), {}
+    )
 
 
 def test_actors_that_wait_for_a_proposal_are_kept_as_many_as_run_at_a_time() -> None:

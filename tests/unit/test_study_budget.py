@@ -11,7 +11,8 @@ from played import MODELLED, STUDY, new_study, optuna_trials, play, played, stud
 
 from evaluators.scores import Score
 from search.errors import StudyError
-from search.folders import StudyFolder
+from search.folders import StudyFolder, utc_now
+from search.records import Failure
 from search.spec import BudgetSpec
 from search.study import Study
 from search.yaml_file import load_study
@@ -113,7 +114,8 @@ def test_too_many_failures_end_the_study(tmp_path: Path) -> None:
     for _ in range(2):
         proposal = study.next()
         assert proposal is not None
-        study.fail(proposal, "diverged")
+        failure = Failure(kind="diverged", reason="diverged", at=utc_now())
+        study.finish(study.fail(proposal, failure))
     assert study.next() is None
     assert study.stop_reason == "2 trials failed, 1 are allowed"
 
