@@ -205,6 +205,7 @@ class TrialFolder:
         self.recipe = path / "recipe.yaml"
         self.traceback = path / "traceback.txt"
         self.hang = path / "hang.txt"
+        self.log = path / "log.jsonl"
         self._fence = fence or (lambda: None)
 
     def clear(self) -> None:

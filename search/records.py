@@ -4,6 +4,8 @@ A trial's folder is `results/<study>/trials/<number, four digits>/` and holds
 
     recipe.yaml                      the whole truth of the training; `apportion train` repeats it
     trial.json                       a TrialRecord, rewritten whole after every boundary
+    log.jsonl                        what happened when: see search.trial_log
+    traceback.txt, hang.txt          where an error came from; where a trial stood that made no progress
     boundaries/<n_stages>/items.jsonl    one Item a line, of the suite
     boundaries/<n_stages>/holdout.jsonl  one Item a line, of the holdout; at the last boundary only
     boundaries/<n_stages>/screening.jsonl  one Item a line, of the first items; where the study has a fidelity

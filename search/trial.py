@@ -13,10 +13,14 @@ from __future__ import annotations
 import hashlib
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from evaluators.facts import StageFacts
+from evaluators.pulse import heard_by
 from evaluators.redaction import redacted
+from evaluators.scores import Score
 from search.costs import stage_facts
 from search.failures import kind_of
 from search.folders import TrialFolder, utc_now, write_whole
@@ -24,8 +28,9 @@ from search.holding import LostHold
 from search.lab import Exam, Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import Boundary, Failure, Proposal, Rung, Screening, Seconds, TrialRecord
+from search.records import Boundary, Failure, Proposal, Rung, Screening, Seconds, StageRecord, TrialRecord
 from search.stages.device import device_name
+from search.trial_log import TrialLog
 
 
 class TrialRun:
@@ -78,6 +83,10 @@ class TrialRun:
             folder.recipe, recipe_text(spec, recipe, proposal.number, lab.root, folder.path)
         )
         folder.write_record(self.record)
+        self._log = TrialLog(folder.log)
+        self._log.write(
+            "started", recipe=recipe.label(), baseline=proposal.baseline, device=self.record.device
+        )
 
     def step(self) -> bool:
         """Train on to the next rung or boundary and score the model; the empty recipe is only scored.
@@ -90,7 +99,8 @@ class TrialRun:
         """
         try:
             if not self._was_stopped():
-                self._step()
+                with heard_by(self._log.hear):
+                    self._step()
         except LostHold:
             self._let_go()
             raise
@@ -139,6 +149,7 @@ class TrialRun:
         except StopIteration as end:
             self._stage = None
             self._update(stages=(*self.record.stages, end.value))
+            self._log_stage(end.value)
             return None
 
     def _score_rung(self, suspended: Suspended) -> None:
@@ -156,6 +167,7 @@ class TrialRun:
             evaluate_seconds=round(time.monotonic() - started, 3),
         )
         self._update(rungs=(*self.record.rungs, rung))
+        self._log_scores("rung", rung.scores, n_stages=rung.n_stages, share=rung.share)
 
     def _is_to_be_screened(self, n_stages: int, is_last: bool) -> bool:
         """Return whether a model is scored on its first items alone for now."""
@@ -214,10 +226,35 @@ class TrialRun:
             store_seconds=None if store_seconds is None else round(store_seconds, 3),
         )
         self._update(boundaries=(*self.record.boundaries, boundary))
+        seconds = boundary.evaluate_seconds
+        self._log_scores("scored", boundary.scores, n_stages=n_stages, seconds=seconds)
 
     def _end(self, state: str, reason: str | None, failure: Failure | None = None) -> None:
         self._let_go()
         self._update(state=state, reason=reason, failure=failure, finished_at=utc_now())
+        self._log.end(self.record)
+
+    def _log_stage(self, stage: StageRecord) -> None:
+        halvings = stage.n_oom_halvings
+        self._log.write(
+            "stage",
+            "warning" if halvings else "info",
+            number=len(self.record.stages),
+            influence=stage.stage.influence,
+            digest=stage.digest[:12],
+            tokens=stage.trained_tokens,
+            n_steps=stage.n_steps,
+            seconds=round(stage.train_seconds, 3),
+            is_stored=stage.is_stored,
+            **({"micro_batch_halvings": halvings} if halvings else {}),
+        )
+
+    def _log_scores(self, event: str, scores: Sequence[Score], **fields: Any) -> None:
+        values = {score.name: score.value for score in scores if score.value is not None}
+        self._log.write(event, scores=values, **fields)
+        for score in scores:
+            if score.value is None:
+                self._log.write("missing", "warning", score=score.name, reason=score.reason)
 
     def _let_go(self) -> None:
         if self._stage is not None:

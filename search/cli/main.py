@@ -29,6 +29,7 @@ from search.cli import (
     export,
     graph,
     init,
+    logs,
     methods,
     moved,
     plan,
@@ -73,6 +74,7 @@ app.command("confirm", epilog=confirm.EXAMPLES)(confirm.confirm)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)
 app.command("show", epilog=status.SHOW_EXAMPLES)(status.show)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("logs", epilog=logs.EXAMPLES)(logs.logs)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("moved", epilog=moved.EXAMPLES)(moved.moved)
 app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import faulthandler
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from evaluators.pulse import heard_by
 
@@ -35,14 +36,14 @@ def watched(traces: Path, seconds: float | None) -> Iterator[None]:
     with traces.open("w") as file:
         armed_at = float("-inf")
 
-        def arm() -> None:
+        def arm(_: Mapping[str, Any]) -> None:
             nonlocal armed_at
             now = time.monotonic()
             if now - armed_at >= min(_LEAST_SECONDS, seconds / 4):
                 armed_at = now
                 faulthandler.dump_traceback_later(seconds, exit=True, file=file)
 
-        arm()
+        arm({})
         try:
             with heard_by(arm):
                 yield

@@ -142,7 +142,7 @@ class StageTrainer:
                 "a lower learning rate may help"
             )
         self.losses.append(value)
-        beat()
+        beat(step=len(self.losses), n_steps=len(self.batches), loss=value)
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:

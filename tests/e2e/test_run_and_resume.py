@@ -109,6 +109,10 @@ def test_status_and_show_tell_what_happened(finished: Path, apportion: Apportion
     shown = apportion("show", str(finished), "1").stdout
     assert "stage 1" in shown
     assert "after 1" in shown
+    events = [line.split()[2] for line in apportion("logs", str(finished), "1").stdout.splitlines()]
+    assert events[0] == "started"
+    assert events[-1] == "ended"
+    assert {"step", "stage", "scored"} <= set(events)
     refused = apportion("show", str(finished), "99", check=False)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
