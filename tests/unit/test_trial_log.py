@@ -128,7 +128,7 @@ def test_watch_shows_80_columns_and_ends_with_the_study(
         console.print(look.screen(80))
     lines = captured.get().splitlines()
     assert lines[0].startswith("played: 3/8 trials done, 1 running")
-    assert any(line.startswith("  trial ") and "stage 1 of" in line for line in lines)
+    assert any(line.startswith(f"  trial {proposal.number}: stage ") for line in lines)
     assert max(map(len, lines)) <= 80
     assert not look.is_over
 
