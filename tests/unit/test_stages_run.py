@@ -14,7 +14,7 @@ import pytest
 import torch
 from stage_tools import TRAINING, full, logits, lora, resident, run, sources, stage, weights
 
-from search.errors import DataError, StageError
+from search.errors import DataError, Diverged, StageError
 from search.stages.run import _is_finite, run_stage
 from search.stages.tokens import tokenise
 from spaces.recipe import Adapter, Recipe, Stage
@@ -196,6 +196,19 @@ def test_a_loss_that_is_not_finite_fails_the_stage() -> None:
         StageError, match=r"the loss is nan at step 1 of \d+; a lower learning rate"
     ):
         run(ref, stage())
+
+
+def test_gradient_that_is_not_finite_fails_the_stage_before_the_weights_move() -> None:
+    ref = resident().fresh()
+    parameter = ref.model.model.layers[0].mlp.down_proj.weight
+    before = parameter.detach().clone()
+    handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
+    try:
+        with pytest.raises(Diverged, match=r"the gradient's norm is (inf|nan) at step 1 of \d+"):
+            run(ref, stage(adapter=full()))
+    finally:
+        handle.remove()
+    assert torch.equal(parameter, before)
 
 
 def test_weights_that_are_not_finite_after_the_last_step_fail_the_stage() -> None:
