@@ -230,6 +230,17 @@ class FidelitySpec(Spec):
         return {name: self.evaluators.get(name, self.items) for name in names}
 
 
+class CallbackSpec(Spec):
+    """Who else is told what trials do."""
+
+    name: str = Field(pattern=r"^(tensorboard|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
+    """`tensorboard`, or a class of your own as `my_package.mine:Mine`; see search/runner/trackers.py."""
+    folder: str | None = None
+    """For `tensorboard`: where it writes, relative to the study file. Default: results/<study>/tensorboard."""
+    options: dict[str, float | int | str | bool] = Field(default={})
+    """Arguments of your own class."""
+
+
 class StudySpec(Spec):
     """One search: a space of recipes, objectives, and a budget."""
 
@@ -275,6 +286,8 @@ class StudySpec(Spec):
     """What writes the replies that are scored."""
     fidelity: FidelitySpec | None = None
     """Whether models are scored on part of the items first. Default: always on all."""
+    callbacks: tuple[CallbackSpec, ...] = ()
+    """Tools that are told of trials, beside the files in results/."""
     store: StoreSpec = StoreSpec()
     """Where results of stages are kept."""
     storage: str | None = None

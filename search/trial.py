@@ -28,7 +28,16 @@ from search.holding import LostHold
 from search.lab import Exam, Lab
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import Boundary, Failure, Proposal, Rung, Screening, Seconds, StageRecord, TrialRecord
+from search.records import (
+    Boundary,
+    Failure,
+    Proposal,
+    Rung,
+    Screening,
+    Seconds,
+    StageRecord,
+    TrialRecord,
+)
 from search.stages.device import device_name
 from search.trial_log import TrialLog
 

@@ -96,6 +96,10 @@ class Progress:
         self.running.pop(record.number, None)
         self._say(f"trial {record.number} is tried again in {duration(seconds)}: {record.reason}")
 
+    def warn(self, line: str) -> None:
+        """Take note of something that a person should know, and that stops nothing."""
+        self._say(f"warning: {line}")
+
     def tick(self) -> None:
         """Take note that time went by: redraw, and record how long the launch has lasted."""
         now = time.monotonic()

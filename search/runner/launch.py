@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.errors import StudyError
+from search.records import TrialRecord
+from search.runner.trackers import open_trackers
 from search.runner.watcher import Watcher
 from search.running_spec import ComputeSpec
 from search.study import Study
@@ -39,6 +41,9 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
     from search.runner.searcher import StudySearcher
     from search.runner.trainable import RecipeTrainable
 
+    trackers = open_trackers(
+        study.spec.callbacks, study.spec.name, study.folder.path, study.root, watcher.warn
+    )
     # What Ray has to say of a dead worker is said in one line by the study.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="apportion-tune-") as scratch:
@@ -61,11 +66,16 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 token=study.hold_token,
             )
             deaths: dict[int, BaseException] = {}
+
+            def told_end(record: TrialRecord) -> None:
+                watcher.finished(record)
+                trackers.ended(record)
+
             tuner = tune.Tuner(
                 tune.with_resources(trainable, _resources(compute, ray.cluster_resources())),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(
-                        study, watcher.started, watcher.finished, watcher.retried, deaths
+                        study, watcher.started, told_end, watcher.retried, deaths
                     ),
                     scheduler=BoundaryScheduler(study, deaths),
                     num_samples=-1,
@@ -76,7 +86,7 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                     name=study.spec.name,
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[WatchCallback(watcher)],
+                    callbacks=[WatchCallback(watcher, study, trackers)],
                     failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
@@ -86,6 +96,7 @@ def run_study(study: Study, watcher: Watcher) -> Outcome:
                 study.check_held()  # If it is lost, that is why the rest failed.
                 raise
         finally:
+            trackers.close()
             ray.shutdown()
     return Outcome(study.stop_reason or "no reason recorded")
 

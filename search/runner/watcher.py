@@ -26,6 +26,10 @@ class Watcher(Protocol):
         """Take note of a trial that the machines failed, and that is tried again after so many seconds."""
         ...
 
+    def warn(self, line: str) -> None:
+        """Take note of something that a person should know, and that stops nothing."""
+        ...
+
     def tick(self) -> None:
         """Take note that time went by; called often."""
         ...
