@@ -10,7 +10,8 @@ from typing import Any
 
 from search.errors import Diverged, MemoryShortage
 from search.folders import utc_now
-from search.records import Failure, FailureKind, Proposal, TrialRecord
+from search.outcomes import Failure, FailureKind
+from search.records import Proposal, TrialRecord
 
 INFRASTRUCTURE: frozenset[FailureKind] = frozenset({"worker", "storage", "device"})
 """Kinds that say nothing of the recipe."""

@@ -30,7 +30,8 @@ from pydantic import Field, ValidationError
 from evaluators.redaction import expanded, redacted
 from evaluators.scores import Item, Record
 from search.errors import StudyError
-from search.records import Failure, Proposal, TrialRecord
+from search.outcomes import Failure
+from search.records import Proposal, TrialRecord
 from search.spec import BudgetSpec, StudySpec
 
 _UMASK = os.umask(0)

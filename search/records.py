@@ -21,15 +21,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evaluators.scores import Record, Score
+from search.outcomes import Failure
 from spaces.recipe import AnyStage, Merge, Parallel, Recipe, Stage
 
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-FailureKind = Literal[
-    "recipe", "scores", "diverged", "memory", "hang", "worker", "storage", "device"
-]
-"""Of the recipe itself: an error in a stage (`recipe`), a score that it needs is missing (`scores`), numbers that are
-not finite (`diverged`), too little memory (`memory`), no progress (`hang`). Of the machines: the process died
-(`worker`), a disk or a network was full or away (`storage`), the accelerator gave up (`device`)."""
 
 
 class StageRecord(Record):
@@ -288,17 +283,6 @@ class StopDecision(Record):
     """Why the trial cannot come to anything; None if it goes on."""
 
 
-class Failure(Record):
-    """Why an attempt at a trial failed."""
-
-    kind: FailureKind
-    """The recipe's own fault, or one of the machines; of the latter, a trial is tried again."""
-    reason: str
-    """One line."""
-    at: str
-    """UTC, ISO 8601."""
-
-
 @dataclass(frozen=True)
 class Proposal:
     """A recipe to be tried, under its trial number."""
@@ -311,17 +295,6 @@ class Proposal:
     """The recipe they mean."""
     baseline: str | None
     """Name of the baseline, if it is one."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a study has used of its budget."""
-
-    trials: int
-    failed_trials: int
-    train_tokens: int
-    compute_seconds: float
-    wall_seconds: float
 
 
 class TrialRecord(Record):

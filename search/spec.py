@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, GenerationSpec, RetentionSpec
+from search.callback_spec import CallbackSpec
 from search.data.spec import GeneralisationSpec, PartsSpec
 from search.running_spec import ComputeSpec, StoppingSpec, StoreSpec, without_secret
 from spaces.influence import AnyInfluence, InfluenceSpec
@@ -228,17 +229,6 @@ class FidelitySpec(Spec):
     def shares(self, names: Iterable[str]) -> dict[str, float]:
         """Return the share of items of each evaluator."""
         return {name: self.evaluators.get(name, self.items) for name in names}
-
-
-class CallbackSpec(Spec):
-    """Who else is told what trials do."""
-
-    name: str = Field(pattern=r"^(tensorboard|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    """`tensorboard`, or a class of your own as `my_package.mine:Mine`; see search/runner/trackers.py."""
-    folder: str | None = None
-    """For `tensorboard`: where it writes, relative to the study file. Default: results/<study>/tensorboard."""
-    options: dict[str, float | int | str | bool] = Field(default={})
-    """Arguments of your own class."""
 
 
 class StudySpec(Spec):

@@ -18,8 +18,9 @@ from search.errors import StudyError
 from search.failures import Retries, opened_again, settled
 from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, write_failure
 from search.holding import Hold, LostHold, take_hold
+from search.outcomes import Failure, Spent
 from search.provenance import provenance
-from search.records import Failure, Proposal, Spent, TrialRecord
+from search.records import Proposal, TrialRecord
 from search.sampling.asking import Asker
 from search.sampling.told import missing_reason
 from search.spec import BudgetSpec, StudySpec

@@ -26,18 +26,10 @@ from search.failures import kind_of
 from search.folders import TrialFolder, utc_now, write_whole
 from search.holding import LostHold
 from search.lab import Exam, Lab
+from search.outcomes import Failure
 from search.prefixes import Pieces, Suspended
 from search.recipe_file import recipe_text
-from search.records import (
-    Boundary,
-    Failure,
-    Proposal,
-    Rung,
-    Screening,
-    Seconds,
-    StageRecord,
-    TrialRecord,
-)
+from search.records import Boundary, Proposal, Rung, Screening, Seconds, StageRecord, TrialRecord
 from search.stages.device import device_name
 from search.trial_log import TrialLog
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search.outcomes import Spent
 from search.plan import Speeds, measured_speeds
-from search.records import Spent, TrialRecord
+from search.records import TrialRecord
 from search.spec import BudgetSpec, StudySpec
 from spaces.recipe import Recipe
 

@@ -17,7 +17,8 @@ from search.cli.output import duration
 from search.failures import counts_text
 from search.folders import StudyFile, StudyFolder
 from search.holding import Holder, holder
-from search.records import Spent, TrialRecord
+from search.outcomes import Spent
+from search.records import TrialRecord
 from search.report.terminal import front_table
 from search.report.view import StudyView, load_view
 

@@ -8,7 +8,7 @@ from evaluators.redaction import redacted
 from search.failures import kind_of
 from search.folders import TrialFolder, utc_now
 from search.messages import one_line
-from search.records import Failure
+from search.outcomes import Failure
 from search.runner.watchdog import is_hang
 
 

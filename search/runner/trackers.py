@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evaluators.redaction import redacted
+from search.callback_spec import CallbackSpec
 from search.errors import SpecError
 from search.messages import one_line
 from search.records import TrialRecord
-from search.spec import CallbackSpec
 
 TRACKERS = {"tensorboard": "search.runner.trackers:TensorBoard"}
 """Name in study.yaml to class."""

@@ -16,7 +16,8 @@ from played import STUDY, new_study, play, played, study_file
 from search.errors import Diverged, MemoryShortage, StageError
 from search.failures import Retries, kind_of, settled, wait_seconds
 from search.folders import TrialFolder, utc_now
-from search.records import Failure, FailureKind, Proposal
+from search.outcomes import Failure, FailureKind
+from search.records import Proposal
 from search.report.describe import failures
 from search.report.view import load_view
 from search.runner.deaths import failure_of

@@ -12,7 +12,7 @@ from played import MODELLED, STUDY, new_study, optuna_trials, play, played, stud
 from evaluators.scores import Score
 from search.errors import StudyError
 from search.folders import StudyFolder, utc_now
-from search.records import Failure
+from search.outcomes import Failure
 from search.spec import BudgetSpec
 from search.study import Study
 from search.yaml_file import load_study

@@ -10,9 +10,9 @@ from own_tracker import Mine
 from played import STUDY, new_study, play, study_file
 from tensorboardX.proto.event_pb2 import Event
 
+from search.callback_spec import CallbackSpec
 from search.errors import SpecError
 from search.runner.trackers import open_trackers
-from search.spec import CallbackSpec
 from search.yaml_file import load_study
 
 
