@@ -136,7 +136,7 @@ class ContainsRule(Spec):
     @model_validator(mode="after")
     def _check(self) -> ContainsRule:
         if (self.text is None) == (self.field is None):
-            raise ValueError("give exactly one of text and field")
+            raise ValueError("has both or neither; give exactly one of text and field")
         return self
 
 

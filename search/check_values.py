@@ -88,10 +88,16 @@ def base_config(base: BaseSpec, root: Path) -> dict[str, Any]:
         return {}
     try:
         folder = resolve_base(base, root).folder
-        config = json.loads((folder / "config.json").read_text()) if folder is not None else {}
-    except (SpecError, OSError, ValueError):
+        config = json.loads(_config_text(folder / "config.json")) if folder is not None else {}
+    except (SpecError, OSError, ValueError, RecursionError):
         return {}  # base_findings says what is wrong with the base.
     return config if isinstance(config, dict) else {}
+
+
+def _config_text(path: Path) -> str:
+    """Return a configuration; cut, and so no JSON, where it is far longer than any."""
+    with path.open("rb") as stream:
+        return stream.read(8 * 1024**2).decode()
 
 
 def _handoff_findings(spec: StudySpec, name: str, text: str, place: KeyPath) -> Iterator[Finding]:

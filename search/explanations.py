@@ -17,7 +17,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from search.attribution.known import recipe_key
-from search.folders import StudyFolder, TrialFolder, write_whole
+from search.errors import StudyError
+from search.folders import StudyFolder, TrialFolder, read_record_text, write_whole
 from search.moved.records import Moved
 from search.records import TrialRecord
 from spaces.recipe import Recipe
@@ -70,8 +71,8 @@ class ExplanationFolder:
     def read_moved(self, trial: int) -> Moved | None:
         """Return where a trial moved the model, as it was measured last; None if nobody did, or it cannot be read."""
         try:
-            return Moved.model_validate_json(self.moved_file(trial).read_text())
-        except (OSError, ValidationError, UnicodeDecodeError):
+            return Moved.model_validate_json(read_record_text(self.moved_file(trial)))
+        except (OSError, StudyError, ValidationError, UnicodeDecodeError):
             return None
 
     def all_moved(self) -> list[Moved]:

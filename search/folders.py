@@ -34,6 +34,8 @@ from search.outcomes import Failure
 from search.records import Proposal, TrialRecord
 from search.spec import BudgetSpec, StudySpec
 
+MAX_RECORD_BYTES = 64 * 1024**2
+"""Longest study.json, trial.json or other record in bytes; a trial of many stages takes some hundred KiB."""
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # It can only be read by setting it.
 
@@ -143,7 +145,7 @@ class StudyFolder:
                 "give a folder such as results/<study>"
             )
         try:
-            return StudyFile.model_validate_json(self.study_json.read_text())
+            return StudyFile.model_validate_json(read_record_text(self.study_json))
         except (ValidationError, UnicodeDecodeError) as error:
             raise StudyError(
                 f"{self.study_json}: not a study file of this version; restore it from a copy"
@@ -230,7 +232,7 @@ class TrialFolder:
         if not self.record.is_file():
             return None
         try:
-            return TrialRecord.model_validate_json(self.record.read_text())
+            return TrialRecord.model_validate_json(read_record_text(self.record))
         except (ValidationError, UnicodeDecodeError) as error:
             raise StudyError(
                 f"{self.record}: damaged; remove its folder to train the trial again"
@@ -318,6 +320,21 @@ def write_failure(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_record(record)
     return record
+
+
+def read_record_text(path: Path) -> str:
+    """Return the text of a file that this package wrote.
+
+    Raises:
+        StudyError: It is far longer than any such file.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_RECORD_BYTES + 1)
+    if len(raw) > MAX_RECORD_BYTES:
+        mib = MAX_RECORD_BYTES // 2**20
+        raise StudyError(f"{path}: is longer than {mib} MiB, and so no record; remove it")
+    return raw.decode()
 
 
 def write_whole(path: Path, text: str) -> None:

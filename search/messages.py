@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
@@ -68,6 +69,12 @@ def value_text(value: object) -> str:
 def one_line(text: str) -> str:
     """Return text without line breaks and control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def names_text(names: Iterable[object]) -> str:
+    """Return names from a file as one line, few and short whatever the file holds."""
+    listed = [one_line(str(name))[:40] or "?" for name in islice(names, 8)]
+    return ", ".join(listed) or "nothing"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -294,14 +301,23 @@ def _expected(wanted: Any) -> str:
 
 
 def _expected_model(models: Sequence[type[BaseModel]]) -> str:
-    if len(models) == 1:
-        names = [name for name, field in models[0].model_fields.items() if field.is_required()]
-        listed = ", ".join(names or list(models[0].model_fields)[:6])
-        return f"a mapping with {listed}"
-    first = models[0].model_fields
-    key = next(name for name, field in first.items() if get_origin(field.annotation) is Literal)
+    key = next(
+        (
+            name
+            for name, field in models[0].model_fields.items()
+            if get_origin(field.annotation) is Literal
+        ),
+        None,
+    )
+    if len(models) == 1 or key is None:
+        return f"a mapping with {' or with '.join(map(_main_keys, models))}"
     tags = [get_args(model.model_fields[key].annotation)[0] for model in models]
     return f"a mapping with `{key}:` and one of {', '.join(map(str, tags))}"
+
+
+def _main_keys(model: type[BaseModel]) -> str:
+    names = [name for name, field in model.model_fields.items() if field.is_required()]
+    return ", ".join(names or list(model.model_fields)[:6])
 
 
 _Sentence = Callable[[Any, Mapping[str, Any]], str]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from search.messages import one_line, suggest, value_text
+from search.messages import names_text, suggest, value_text
 
 Row = dict[str, Any]
 MAX_DEPTH = 32
@@ -49,9 +49,8 @@ def checked_row(value: object, row_format: str) -> Row:
     }
     for field in FIELDS[row_format]:
         if field not in row:
-            present = ", ".join(list(row)[:8]) or "nothing"
             raise RowError(
-                f"{field} is missing, the row has {present}; write {_example(row_format)}"
+                f"{field} is missing, the row has {names_text(row)}; write {_example(row_format)}"
             )
     _check_text(row, "")
     if row_format == "messages":
@@ -156,8 +155,7 @@ def _check_messages(value: object, field: str) -> None:
             raise RowError(f'{where}: is {_kind(message)}; write {{"role": ..., "content": ...}}')
         for key in ("role", "content"):
             if key not in message:
-                present = ", ".join(message) or "nothing"
-                raise RowError(f"{where}.{key} is missing, it has {present}; add it")
+                raise RowError(f"{where}.{key} is missing, it has {names_text(message)}; add it")
         if message["role"] not in ROLES:
             role = value_text(message["role"])
             hint = suggest(str(message["role"]), ROLES)
@@ -189,10 +187,9 @@ def _check_text(value: object, where: str) -> None:
             raise RowError(f"{where}: holds half a surrogate pair ({code}); remove it") from None
     elif isinstance(value, dict):
         for key, part in value.items():
-            _check_text(
-                key, f"{where}.{one_line(key.encode(errors='replace').decode())}".lstrip(".")
-            )
-            _check_text(part, f"{where}.{key}".lstrip("."))
+            place = f"{where}.{names_text([key])}".lstrip(".")
+            _check_text(key, place)
+            _check_text(part, place)
     elif isinstance(value, list):
         for index, part in enumerate(value):
             _check_text(part, f"{where}[{index}]")

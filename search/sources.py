@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from search.spec import SourceSpec
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
-"""Longest line of a .jsonl file in bytes; longer ones are no rows but a whole file in one line."""
+"""Longest row in bytes, as a line of a .jsonl file has them; longer ones are no rows but a whole file in one line."""
+MAX_JSON_BYTES = 256 * 1024 * 1024
+"""Longest .json file in bytes: it is parsed as a whole."""
+MAX_SOURCE_BYTES = 4 * 1024**3
+"""Most bytes of all rows of a source: they are held in memory, and a compressed file may hold any number."""
+_BATCH_ROWS = 64
+"""Rows of a .parquet file that are in memory at once before they are looked at."""
 
 Numbered = tuple[int, object]
 """Number of a row (of its line, in a .jsonl file) from 1, and the row as it was read."""
@@ -89,7 +95,7 @@ def read_source(
     numbered = _hub_rows(name, spec) if spec.hub is not None else _local_rows(name, spec, root)
     sorter = Sorter(spec.format, spec.parts, generalisation)
     views: dict[Use, View] = {use: View() for use in USES}
-    n_rows = n_skipped = 0
+    n_rows = n_skipped = n_bytes = 0
     digest = hashlib.sha256(spec.format.encode())
     for number, raw in islice(numbered, spec.limit):
         try:
@@ -99,6 +105,10 @@ def read_source(
                 continue
             uses = sorter.uses(row)
             text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+            n_bytes += _checked_size(row, text)
+            if n_bytes > MAX_SOURCE_BYTES:
+                gib = MAX_SOURCE_BYTES / 2**30
+                raise RowError(f"up to here are {gib:g} GiB of rows; set sources.{name}.limit")
         except RowError as error:
             raise DataError(f"{_place(origin, number)}: {error}") from None
         n_rows += 1
@@ -129,6 +139,8 @@ def _local_rows(name: str, spec: SourceSpec, root: Path) -> Iterator[Numbered]:
         raise DataError(f"{path}: there is no such file; correct sources.{name}.path or make it")
     if path.is_dir():
         return _saved_rows(name, spec, path)
+    if not path.is_file():  # a pipe would wait for ever for its other end
+        raise DataError(f"{path}: is a pipe or a device; name a plain file in sources.{name}.path")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         kinds = ", ".join(_READERS)
@@ -153,8 +165,7 @@ def _jsonl_rows(path: Path) -> Iterator[Numbered]:
             number += 1
             where = f"{path}:{number}"
             if len(line) > MAX_LINE_BYTES:
-                mib = MAX_LINE_BYTES // 2**20
-                raise DataError(f"{where}: is longer than {mib} MiB; write one row a line")
+                raise DataError(f"{where}: {_TOO_LONG}")
             text = _decoded(line, where).strip(" \t\r\n")
             if number == 1:
                 text = text.removeprefix("\ufeff")
@@ -163,7 +174,11 @@ def _jsonl_rows(path: Path) -> Iterator[Numbered]:
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
-    data = _parsed(_decoded(path.read_bytes(), str(path)).removeprefix("\ufeff"), str(path))
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise DataError(f"{path}: is longer than {MAX_JSON_BYTES // 2**20} MiB; write .jsonl")
+    data = _parsed(_decoded(raw, str(path)).removeprefix("\ufeff"), str(path))
     if not isinstance(data, list):
         raise DataError(f"{path}: holds no list of rows; write [{{...}}, ...] or use .jsonl")
     yield from enumerate(data, 1)
@@ -176,7 +191,9 @@ def _parquet_rows(path: Path) -> Iterator[Numbered]:
     number = 0
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches():
+            for batch in table.iter_batches(_BATCH_ROWS):
+                if batch.nbytes > _BATCH_ROWS * MAX_LINE_BYTES:
+                    raise DataError(f"{_place(str(path), number + 1)}: {_TOO_LONG}")
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -185,6 +202,23 @@ def _parquet_rows(path: Path) -> Iterator[Numbered]:
         raise DataError(
             f"{path}: is not a readable parquet file ({reason}); write it anew"
         ) from None
+
+
+_TOO_LONG = f"is longer than {MAX_LINE_BYTES // 2**20} MiB; write one row a line"
+
+
+def _checked_size(row: Row, text: str) -> int:
+    """Return about how many bytes a row takes; `text` is the row as JSON in ASCII.
+
+    Raises:
+        RowError: It is too long.
+    """
+    n_bytes = len(text)
+    if n_bytes > MAX_LINE_BYTES:
+        n_bytes = len(json.dumps(row, ensure_ascii=False).encode())
+        if n_bytes > MAX_LINE_BYTES:
+            raise RowError(_TOO_LONG)
+    return n_bytes
 
 
 _READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}

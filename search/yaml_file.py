@@ -215,6 +215,7 @@ class _Builder:
             if key == "<<":
                 text = "merge keys (<<) are not supported; write the keys out"
                 _refuse(self.path, line, text, place)
+            self._check_text(key_node, key, place)
             if key in data:
                 text = f"{value_text(key)} is here twice, first in line {lines[key]}; keep one"
                 _refuse(self.path, line, text, place)
@@ -251,7 +252,15 @@ class _Builder:
                 what = f"{text[:40]} is not a finite number; write one that is"
                 _refuse(self.path, line, what, place)
             return number
+        self._check_text(node, text, place)
         return text
+
+    def _check_text(self, node: yaml.Node, text: str, place: KeyPath) -> None:
+        """Refuse half a surrogate pair, which only an escape such as "\\ud800" can bring in: no file can hold it."""
+        half = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+        if half is not None:
+            what = f"holds half a surrogate pair (\\u{ord(half):04x}); remove it"
+            _refuse(self.path, node.start_mark.line + 1, what, place)
 
 
 def _read_text(path: Path) -> str:

@@ -90,7 +90,7 @@ def verify(
 def _settings(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"--spec is not JSON ({error}); write such as '{{\"limit\": 4}}'") from None
     if not isinstance(found, dict):
         raise SpecError("--spec is no JSON object; write such as '{\"limit\": 4}'")
@@ -105,7 +105,7 @@ def _rows(text: str) -> tuple[str, list[dict[str, Any]]]:
     for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"{file}:{number}: is not JSON ({error}); mend the line") from None
         if not isinstance(row, dict):
             raise SpecError(f"{file}:{number}: is no JSON object; write one row a line")

@@ -6,13 +6,14 @@ facts on stdout, raises an ApportionError for what the user can mend, and return
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.excepthook = _print_traceback
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = get_command(app).main(words, prog_name="apportion", standalone_mode=False)
+        code = _command().main(words, prog_name="apportion", standalone_mode=False)
         sys.stdout.flush()
     except ApportionError as error:
         return _refuse(str(error), error.exit_code)
@@ -138,6 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _quiet_pipe()
         raise
     return code if isinstance(code, int) else 0
+
+
+@functools.cache
+def _command() -> Any:
+    return get_command(app)  # takes longer than many a command
 
 
 def _print_traceback(

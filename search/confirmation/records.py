@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from evaluators.scores import Direction, Record
 from search.errors import StudyError
-from search.folders import StudyFolder, write_whole
+from search.folders import StudyFolder, read_record_text, write_whole
 
 
 class ConfirmedScore(Record):
@@ -164,7 +164,7 @@ def read_confirmation(folder: StudyFolder) -> Confirmation | None:
     if not path.is_file():
         return None
     try:
-        return Confirmation.model_validate_json(path.read_text())
+        return Confirmation.model_validate_json(read_record_text(path))
     except (ValidationError, UnicodeDecodeError) as error:
         raise StudyError(
             f"{path}: damaged, or of another version; remove it and call `apportion confirm` again, "

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from evaluators.spec import EvaluatorSpec
 from search.check_evaluators import source_key
 from search.errors import StudyError
-from search.folders import TrialFolder
+from search.folders import TrialFolder, read_record_text
 from search.scoring import SuiteResult
 from search.spec import StudySpec
 
@@ -51,7 +51,7 @@ def read_selection(folder: TrialFolder) -> SuiteResult | None:
     if not folder.selection.is_file():
         return None
     try:
-        return SuiteResult.model_validate_json(folder.selection.read_text())
+        return SuiteResult.model_validate_json(read_record_text(folder.selection))
     except (ValidationError, UnicodeDecodeError) as error:
         raise StudyError(
             f"{folder.selection}: damaged; remove its folder and call `apportion confirm` again"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import StudyError
+from search.folders import read_record_text
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def read_study_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(read_record_text(path))
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{path}: {error}; restore the file or remove it") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path}: holds no object at the top; restore the file or remove it")

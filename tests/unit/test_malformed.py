@@ -30,7 +30,12 @@ STUDIES = [
     ("two documents", "order:\n", "---\norder:\n", ":24: ", "keep one document"),
     ("deep nesting", "{trials: 4}", "[" * 60 + "]" * 60, ":41: ", "flatten it"),
     ("endless alias", "name: demo", "a: &a [*a]\nname: demo", ":1: ", "remove the alias"),
+    ("half a surrogate pair", "name: demo", r'name: "d\ud800"', ":1: name: holds half a surrogate pair (\\ud800)",
+     "remove it"),
+    ("half a pair in a key", "  tone:\n", '  "\\ud800":\n', ":11: influences: holds half a surrogate", "remove it"),
     # Wrong keys and kinds.
+    ("word for a mix", "{pairs: 1.0}", "pairs", ":20: influences.taste.mix: 'pairs'",
+     "with simplex or with start, end or with temperature, sources or `name: value` lines"),
     ("no name", "name: demo\n", "", ":1: name: is missing", "add it"),
     ("misspelt key", "method: sft", "methd: sft", ":12: influences.tone.methd: ", "'method'?"),
     ("key of another place", "beta: 0.1", "rank: 4", ":23: influences.taste.rank", "adapter.rank?"),

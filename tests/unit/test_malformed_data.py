@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from search import sources
 from search.cli.main import main
 
 HELLO = (
@@ -41,6 +45,10 @@ FILES = [
     ("lone surrogate", "prose", rb'{"text": "a\ud800b"}', r":1: text: holds half a surrogate pair (\ud800)",
      "remove it"),
     ("surrogate in a key", "prose", rb'{"text": "a", "\udc00": 1}', ":1: ?: holds half a", "remove it"),
+    ("escape sequence in a name", "prose", rb'{"\u001b[31mred\ud800": "a"}',
+     ":1: text is missing, the row has [31mred;", '{"text": "..."}'),
+    ("endless name", "prose", b'{"' + b"a" * 100_000 + b'": "a"}', f":1: text is missing, the row has {'a' * 40};",
+     '{"text": "..."}'),
     ("endless line", "prose", b'{"text": "' + b"a" * 9_000_000 + b'"}', ":1: is longer than 8 MiB",
      "one row a line"),
     ("list for an object", "prose", b'["text"]', ":1: is a list, not an object", '{"text": "..."}'),
@@ -139,3 +147,60 @@ def test_folder_that_is_no_dataset_is_refused_in_one_line(
 ) -> None:
     good_study.write_text(good_study.read_text().replace("data/prose.jsonl", "model"))
     assert "model: is not a folder written by datasets.save_to_disk" in refused(capsys)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(
+    kind: str, good_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("data/prose.jsonl")
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    assert "data/prose.jsonl: is a pipe or a device; name a plain file" in refused(capsys)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+def test_rows_that_a_small_parquet_file_blows_up_to_are_refused(
+    n_rows: int, good_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({"text": pa.array(["a" * 9_000_000] * n_rows).dictionary_encode()})
+    pq.write_table(table, "data/prose.parquet", compression="zstd")
+    assert Path("data/prose.parquet").stat().st_size < 100_000
+    good_study.write_text(good_study.read_text().replace("prose.jsonl", "prose.parquet"))
+    assert "prose.parquet: row 1: is longer than 8 MiB" in refused(capsys)
+
+
+def test_a_long_row_of_other_letters_is_measured_in_bytes_and_not_in_escapes(
+    good_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/prose.jsonl").write_text(
+        '{"text": "%s"}' % ("\u4e16" * 1_500_000)
+    )  # 4.5 MB, 9 MB escaped
+    assert main(["check", "study.yaml"]) == 0
+
+
+def test_a_source_that_never_ends_is_refused_when_its_rows_take_too_much(
+    good_study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_SOURCE_BYTES", 2**26)
+    # A small file: one long text, and a million times its number.
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["a" * 1_000_000])
+    pq.write_table(pa.table({"text": long}), "data/prose.parquet", compression="zstd")
+    assert Path("data/prose.parquet").stat().st_size < 100_000
+    good_study.write_text(good_study.read_text().replace("prose.jsonl", "prose.parquet"))
+    err = refused(capsys)
+    assert "prose.parquet: row 68: up to here are 0.0625 GiB of rows" in err
+    assert "set sources.prose.limit" in err
+
+
+def test_a_json_file_that_is_too_long_to_be_parsed_is_not_read(
+    good_study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("data/prose.json").open("wb") as file:
+        file.truncate(1 << 40)
+    good_study.write_text(good_study.read_text().replace("prose.jsonl", "prose.json"))
+    monkeypatch.setattr(sources, "MAX_JSON_BYTES", 2**20)
+    assert "prose.json: is longer than 1 MiB; write .jsonl" in refused(capsys)
