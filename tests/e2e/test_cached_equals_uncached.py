@@ -212,6 +212,7 @@ def avoided_share(results: Path, log: Path) -> tuple[float, str]:
     return share, f"{words}: {share:.1%} of the redundant ones avoided"
 
 
+@pytest.mark.slow
 def test_two_workers_avoid_what_an_oracle_avoids_and_change_no_digit(
     folder: Path, uncached: tuple[Path, Path]
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tiny import STUDY, records, substance
 
 Apportion = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,6 +42,7 @@ def study(
     return path
 
 
+@pytest.mark.slow
 def test_branches_are_scored_alike_with_and_without_a_store(
     tiny_study: Path, tmp_path: Path, apportion: Apportion
 ) -> None:
@@ -59,6 +61,7 @@ def test_branches_are_scored_alike_with_and_without_a_store(
     assert "parallel: ties, density 0.5" in (kept / "report" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_stored_model_is_merged_and_its_recipe_repeated(
     tiny_study: Path, tmp_path: Path, apportion: Apportion
 ) -> None:

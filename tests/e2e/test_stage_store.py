@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tiny import command, environment, records, substance
 
 Apportion = Callable[..., subprocess.CompletedProcess[str]]
@@ -77,6 +78,7 @@ def test_second_study_on_the_same_store_trains_nothing(
     assert spent["train_tokens"] == 0
 
 
+@pytest.mark.slow
 def test_killed_study_trains_no_finished_stage_again(
     tiny_study: Path, apportion: Apportion, tmp_path: Path
 ) -> None:

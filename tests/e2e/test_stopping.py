@@ -97,6 +97,7 @@ def test_status_and_report_tell_what_was_stopped(finished: Path, apportion: Appo
     assert f"{n_stopped} stopped early" in (finished / "report/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_killed_study_stops_the_same_trials(
     finished: Path, study_yaml: Path, apportion: Apportion, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def kill_drivers(folder: Path, seed: int, n_kills: int) -> Counter[str]:
     return Counter(phase(hit, log) for hit in hits)
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_random_moments_loses_no_finished_stage(tmp_path: Path) -> None:
     assert kill_drivers(tmp_path, seed=1, n_kills=6).total() > 2
 
@@ -130,6 +131,7 @@ def kill_under_ray(folder: Path, seed: int, victims: Sequence[Sequence[str]]) ->
     return launches
 
 
+@pytest.mark.slow
 def test_a_worker_and_a_driver_killed_under_ray_lose_no_finished_stage(tmp_path: Path) -> None:
     launches = kill_under_ray(tmp_path, 3, [("worker", "driver")])
     assert len(launches.hits) == 2

@@ -300,6 +300,7 @@ def damage_stages(folder: Path, n_stages: int) -> int:
     return stages.n_trained_again
 
 
+@pytest.mark.slow
 def test_every_damaged_file_of_a_trained_stage_is_found_and_trained_again(tmp_path: Path) -> None:
     assert damage_stages(tmp_path, 4) == 4 * 2 * 2
 

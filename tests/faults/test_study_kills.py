@@ -112,6 +112,7 @@ def check_all_moments(gate: Gate, folder: Path, sampler: str, step: int) -> int:
     return n_kills
 
 
+@pytest.mark.slow
 def test_killed_now_and_then_a_study_ends_as_if_it_had_not_been(gate: Gate, tmp_path: Path) -> None:
     assert check_all_moments(gate, tmp_path, "tpe", step=29) > 4
 

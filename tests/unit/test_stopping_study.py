@@ -202,6 +202,7 @@ def kill_after_the_decision(study: Study, number: int) -> None:
 
 
 @pytest.mark.parametrize("kill", [kill_before_the_decision, kill_after_the_decision])
+@pytest.mark.slow
 def test_killed_around_a_stop_a_study_ends_as_if_it_had_not_been(
     tmp_path: Path, whole: Study, kill: Callable[[Study, int], None]
 ) -> None:
@@ -241,6 +242,7 @@ def test_decisions_do_not_depend_on_which_of_several_trials_ends_first(tmp_path:
     assert "PRUNED" in {outcome[1] for outcome in found[0]}
 
 
+@pytest.mark.slow
 def test_tpe_goes_on_where_most_trials_are_stopped(tmp_path: Path) -> None:
     # Optuna's TPE ranks pruned trials too, and those of several objectives have nothing to be ranked by.
     study = new_study(tmp_path, "tpe", EAGER.replace("trials: 16", "trials: 40"))
