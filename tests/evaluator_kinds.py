@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +103,19 @@ def judge_at_hand(cache: Path) -> Iterator[StubJudge]:
 
 
 def load(root: Path, change: float = 0.0, precision: Any = "float32") -> LoadedModel:
-    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32)
+    """Return a model of its own, which a test may change; its tokenizer is that of all."""
+    untouched, tokenizer = _read(root)
+    model = copy.deepcopy(untouched)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += change * torch.randn(parameter.shape, generator=generator)
-    return LoadedModel(model, AutoTokenizer.from_pretrained(root / "model"), precision=precision)
+    return LoadedModel(model, tokenizer, precision=precision)
+
+
+@cache
+def _read(root: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(root / "model")
 
 
 def suite_of(kind: str, root: Path) -> Suite:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from evaluators.base import Row, hash_of, score, text_of
@@ -83,7 +83,7 @@ class Style(ReplyEvaluator[StyleSpec]):
 
     def measure(self, model: LoadedModel, reference: Any, outputs: Sequence[str]) -> Measurement:
         """Return the mean probability."""
-        fitted = self._fitted
+        fitted = _fitted(tuple(self.more_like), tuple(self.less_like))
         said = [output for output in outputs if not is_empty(output)]
         found = iter(fitted.classifier.predict_proba(said)[:, 1].tolist() if said else ())
         quality = {"auc": fitted.auc, "auc_stderr": fitted.auc_stderr, "brier": fitted.brier}
@@ -103,10 +103,6 @@ class Style(ReplyEvaluator[StyleSpec]):
         return Measurement(
             scores=(score(self.infos[0], mean_estimate(column), len(column)),), items=items
         )
-
-    @cached_property
-    def _fitted(self) -> Fitted:
-        return fitted_classifier(self.more_like, self.less_like)
 
     def _fault(self, fitted: Fitted) -> str | None:
         if fitted.auc >= self.spec.min_auc and fitted.auc - 1.96 * fitted.auc_stderr > 0.5:
@@ -166,6 +162,12 @@ def auc_stderr(auc: float, n_positive: int, n_negative: int) -> float:
         auc * (1 - auc) + (n_positive - 1) * (q1 - auc**2) + (n_negative - 1) * (q2 - auc**2)
     ) / (n_positive * n_negative)
     return math.sqrt(max(0.0, variance))
+
+
+@lru_cache(maxsize=8)
+def _fitted(more_like: tuple[str, ...], less_like: tuple[str, ...]) -> Fitted:
+    """Return the classifier of two sets: suites of one process on the same texts fit it once."""
+    return fitted_classifier(more_like, less_like)
 
 
 def _texts(name: str, source: str, rows: Sequence[Row]) -> list[str]:
