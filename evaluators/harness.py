@@ -13,7 +13,7 @@ Values   Under the metric's name, the item's value; where the harness keeps a lo
 Errors   Of a mean, the harness's own: s / sqrt(N); of 0s and 1s that all agree, where that is 0, `share_estimate`'s.
          Of a group what the harness makes of its tasks'. Of perplexities and bits by the delta method, where the
          command draws a bootstrap (`perplexity`) or gives none; of other metrics none.
-Version  2
+Version  3
 Limits   Tags, and groups without a metric of their own, are refused: name the tasks. Data outside `include_path` is
          not part of the suite's version. Tasks that run code the model wrote are refused by the harness.
 """
@@ -51,7 +51,7 @@ PYTHON_SEED = 0  # and for Python's generator
 class Harness(Evaluator):
     """One score per task or group of lm-evaluation-harness."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, name: str, spec: HarnessSpec, root: Path) -> None:
         super().__init__(name, spec.infos(name))
@@ -99,12 +99,9 @@ class Harness(Evaluator):
     def _evaluate(self, model: LoadedModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return what the harness found, and its groups by name."""
         from lm_eval import evaluate
-        from lm_eval.models.huggingface import HFLM
 
         spec = self.spec
         with _quiet(), _own_randomness(), model.ready(), _same_pad_token(model.tokenizer):
-            # Among answers that are all NaN the harness picks one, and counts it; this raises instead.
-            model.generate(["1"], 1)
             # Fresh task objects: they keep the requests and answers of the model they ran on.
             with contextlib.chdir(self.folder) if self.folder else contextlib.nullcontext():
                 loaded = _task_manager(self.folder).load(list(spec.tasks))
@@ -121,12 +118,7 @@ class Harness(Evaluator):
                     task.set_config(key="num_fewshot", value=spec.num_fewshot or 0)
                 task.set_fewshot_seed(seed=SEED)
             found: Mapping[str, Any] = evaluate(
-                lm=HFLM(
-                    pretrained=model.model,
-                    tokenizer=model.tokenizer,
-                    batch_size=BATCH_ROWS,
-                    softmax_dtype="float32",
-                ),
+                lm=_language_model(model),
                 task_dict=loaded,
                 limit=spec.limit,
                 bootstrap_iters=0,  # standard errors are computed here from the items
@@ -150,6 +142,12 @@ class Harness(Evaluator):
         leaves = [name] if group is None else [task.task_name for task in group.get_all_tasks()]
         rows_of = {leaf: _rows(metric_key, found["samples"][leaf]) for leaf in leaves}
         rows = [(leaf, *row) for leaf, part in rows_of.items() for row in part]
+        answers = [row["resps"] for leaf in leaves for row in found["samples"][leaf]]
+        n_bad = sum(not _is_finite(each) for each in answers)
+        if n_bad:
+            # Of log-probabilities that are NaN the harness takes the first for the highest, and counts it.
+            fault = f"log-probabilities of {n_bad} of {len(answers)} items are not finite"
+            return Score.missing(info, fault), rows
         metric = metric_key.split(",", 1)[0]
         is_higher_better = found["higher_is_better"].get(name, {}).get(metric)
         if is_higher_better is not None and is_higher_better != (info.direction == "maximise"):
@@ -173,6 +171,37 @@ def _task_manager(folder: str | None) -> Any:
     if folder is None:
         return TaskManager()
     return TaskManager(include_path=folder, include_defaults=False)
+
+
+def _language_model(model: LoadedModel) -> Any:
+    """Return the model as the harness takes it, which would write on from logits that are NaN; this one raises."""
+    from lm_eval.models.huggingface import HFLM
+
+    def check(module: Any, inputs: Any, output: Any) -> None:
+        if not output.logits[:, -1].isfinite().all():
+            raise FloatingPointError("the model's logits are not finite")
+
+    class Checked(HFLM):  # type: ignore[misc]  # the harness is untyped
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            hook = self.model.register_forward_hook(check)
+            try:
+                return super()._model_generate(*args, **kwargs)
+            finally:
+                hook.remove()
+
+    return Checked(
+        pretrained=model.model,
+        tokenizer=model.tokenizer,
+        batch_size=BATCH_ROWS,
+        softmax_dtype="float32",
+    )
+
+
+def _is_finite(answers: Any) -> bool:
+    """Return whether all numbers in an item's answers, lists of text and log-probabilities, are finite."""
+    if isinstance(answers, list | tuple):
+        return all(map(_is_finite, answers))
+    return not isinstance(answers, float) or math.isfinite(answers)
 
 
 def _values(metric: str, value: Any) -> dict[str, float]:

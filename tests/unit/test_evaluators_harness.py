@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -116,6 +117,27 @@ def test_score_is_that_of_the_harness_itself(
     assert score.name == f"exam.{task}"
     assert score.value == pytest.approx(float(theirs(root, model, task, monkeypatch)[metric]))
     assert score.n == 5
+
+
+@pytest.mark.parametrize("task", ["colours", "writing"])
+def test_item_whose_answer_is_not_a_number_is_no_hit_and_no_miss(
+    task: str, root: Path, model: LoadedModel
+) -> None:
+    inner = copy.deepcopy(model.model)
+    inner.config.tie_word_embeddings = False
+    inner.lm_head.weight = torch.nn.Parameter(inner.lm_head.weight.detach().clone())
+    (token,) = model.tokenizer(" hen")["input_ids"]
+    inner.get_input_embeddings().weight.data[token] = float("nan")
+    ruined = LoadedModel(inner, model.tokenizer)
+    (score,) = suite_of(root, tasks=[task]).measure(ruined)["exam"].scores
+    assert score.value is None
+    assert (score.reason or "").endswith(
+        {
+            "colours": "log-probabilities of 1 of 5 items are not finite",
+            "writing": "FloatingPointError: the model's logits are not finite",
+        }[task]
+    )
+    assert inner._forward_hooks == {}
 
 
 def test_standard_errors_come_from_the_items(root: Path, model: LoadedModel) -> None:
