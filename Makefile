@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-slow bench lock clean
+.PHONY: demo test test-slow bench lock audit clean
 
 demo: $(VENV)/.demo-installed
 	@test -e $(DEMO)/study.yaml || $(BIN)/apportion init $(DEMO)
@@ -52,6 +52,12 @@ lock:
 		| grep -vi '^apportion' | sed 's/+[a-z0-9.]*$$//' > constraints.txt.part
 	test -s constraints.txt.part && mv constraints.txt.part constraints.txt
 	rm -rf $(VENV)/lock
+
+# Known weaknesses of the pinned versions, in an environment of its own; needs the network.
+audit: $(VENV)/.created
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit \
+		&& $(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'; }
+	$(VENV)/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) .demo results/inner_voice dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Literal
 from search.errors import SpecError
 from search.messages import value_text
 from search.spec import BaseSpec
+
+MAX_INDEX_BYTES = 64 * 1024**2
+"""Longest index of weights in bytes; models of a thousand layers have some MiB."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +123,26 @@ def _check_folder(key: str, folder: Path, gguf_file: str | None) -> None:
         raise BaseFilesError(
             key, f"{folder} holds no .safetensors; save the model with save_pretrained"
         )
+    if (folder / "adapter_config.json").exists():
+        raise BaseFilesError(
+            key, f"{folder} holds an adapter; merge it into its base and name the folder of that"
+        )
+    _check_index(key, folder / "model.safetensors.index.json")
+
+
+def _check_index(key: str, path: Path) -> None:
+    """Refuse an index that leads to other files than the safetensors beside it, such as a pickle."""
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as stream:
+            names = set(json.loads(stream.read(MAX_INDEX_BYTES))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise BaseFilesError(key, f"{path} is no index of weights; save the model anew") from None
+    for name in names:
+        is_plain = isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name)
+        if not is_plain or not (path.parent / name).is_file():
+            text = (
+                f"{path} names {value_text(name)}, no .safetensors beside it; save the model anew"
+            )
+            raise BaseFilesError(key, text)

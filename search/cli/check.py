@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from evaluators.custom import CustomSpec
+from evaluators.spec import HarnessSpec
 from search.check import CheckedStudy, all_problems, checked_study
 from search.errors import SpecError
 from search.messages import Problem
@@ -78,6 +79,8 @@ def _facts(checked: CheckedStudy) -> Iterator[str]:
     for name, evaluator in {**spec.suite, **spec.holdout}.items():
         if isinstance(evaluator, CustomSpec):
             yield f"evaluator   {name}: {evaluator.evaluator}, your own code, imported and so run"
+        elif isinstance(evaluator, HarnessSpec) and evaluator.include_path is not None:
+            yield f"evaluator   {name}: tasks of {evaluator.include_path}, whose code a run executes"
     for objective, direction in zip(spec.objectives, spec.directions(), strict=True):
         yield f"objective   {direction} {objective.score}"
     for constraint in spec.constraints:

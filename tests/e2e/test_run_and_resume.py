@@ -119,6 +119,30 @@ def test_status_and_show_tell_what_happened(finished: Path, apportion: Apportion
     assert "known: 0, 1" in refused.stderr
 
 
+def test_what_a_study_leaves_is_text_numbers_and_safetensors(finished: Path) -> None:
+    with sqlite3.connect(finished / "study.db") as database:
+        tables = [
+            name
+            for (name,) in database.execute("select name from sqlite_master where type = 'table'")
+        ]
+        values = [
+            value
+            for name in tables
+            for row in database.execute(f"select * from {name}")
+            for value in row
+        ]
+    assert len(values) > 100
+    assert not any(isinstance(value, bytes) for value in values)
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    for path in files:
+        start = path.open("rb").read(2)
+        assert start not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), (
+            f"{path} is a pickle"
+        )
+        assert start != b"PK", f"{path} is a zip, as torch.save writes them"
+
+
 def test_same_study_and_seed_give_the_same_recipes_and_scores(
     finished: Path, tiny_study: Path, apportion: Apportion, tmp_path: Path
 ) -> None:
