@@ -1,35 +1,13 @@
-"""What study.yaml says about running a study: where trials run, when they stop, where stages are kept."""
+"""What study.yaml says about running a study: when trials stop, where stages are kept."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 from pydantic import Field, field_validator
 
 from evaluators.redaction import literal_secret
 from spaces.spec import Spec
-
-
-class ComputeSpec(Spec):
-    """Where trials run."""
-
-    concurrent_trials: int = Field(default=1, gt=0)
-    """Trials at the same time."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where the machine has it."""
-    cpus_per_trial: float = Field(default=1, gt=0)
-    """CPUs Ray reserves for a trial."""
-    gpus_per_trial: float = Field(default=1, ge=0)
-    """GPUs, or a fraction of one, Ray reserves for a trial when the device is CUDA."""
-    threads_per_trial: int = Field(default=1, gt=0)
-    """torch threads. Equal counts are needed for equal results on CPU."""
-    evaluator_seconds: float | None = Field(default=None, gt=0)
-    """Longest that an evaluator may take on one model, writing (of all evaluators together) counted apart. Beyond it
-    its scores are missing, with that reason. Default: no limit."""
-    retries: int = Field(default=3, ge=0, le=100)
-    """How often a trial is tried again that the machines failed: its process died or was killed for its memory, a disk
-    or network was full or away, the accelerator gave up. After 5, 10, 20 ... seconds, 300 at most."""
 
 
 class StoppingSpec(Spec):

@@ -10,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from evaluators.scores import Direction, ScoreInfo
 from evaluators.spec import EvaluatorSpec, GenerationSpec, RetentionSpec
 from search.callback_spec import CallbackSpec
+from search.compute_spec import ComputeSpec
 from search.data.spec import GeneralisationSpec, PartsSpec
-from search.running_spec import ComputeSpec, StoppingSpec, StoreSpec, without_secret
+from search.running_spec import StoppingSpec, StoreSpec, without_secret
 from spaces.influence import AnyInfluence, InfluenceSpec
 from spaces.order import OrderSpec
 from spaces.spec import Spec

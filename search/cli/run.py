@@ -12,11 +12,14 @@ import typer
 
 from search.check import checked_study
 from search.cli.output import print_json
+from search.compute_spec import checked_address
 from search.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.compute_spec import ComputeSpec
+    from search.runner.cluster import Joining
     from search.spec import BudgetSpec
     from search.study import Study
 
@@ -24,6 +27,7 @@ RUN_EXAMPLES = """\b
 Examples:
   apportion run study.yaml
   apportion run study.yaml --results /shared/results
+  apportion run study.yaml --address auto               # on the cluster that this machine belongs to
   apportion run study.yaml --json | tail -n 1"""
 RESUME_EXAMPLES = """\b
 Examples:
@@ -31,6 +35,21 @@ Examples:
   apportion resume results/inner_voice --trials 40        # extend the budget
   apportion resume results/inner_voice --wall-seconds 7200"""
 
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Run on this Ray cluster: HOST:PORT, or auto for the one that this machine belongs to. Default: "
+        "compute.address, else a Ray of its own.",
+        metavar="HOST:PORT",
+    ),
+]
+AllowUnauthenticated = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unauthenticated",
+        help="Join also a cluster that asks nobody for a token: whoever reaches it can run code on it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, on stdout.")]
 
 
@@ -39,18 +58,23 @@ def run(
     results: Annotated[
         Path, typer.Option("--results", help="Folder of all studies; this one gets its own inside.")
     ] = Path("results"),
+    address: Address = None,
+    allow_unauthenticated: AllowUnauthenticated = False,
     as_json: Json = False,
 ) -> None:
     """Start a study and run it until its budget is met. Interrupt it at any time; `resume` goes on.
 
     Exit codes: 0 done; 1 more trials failed than allowed, or all of them; 2 bad input; 130 interrupted.
     """
+    joining = _joining(address, allow_unauthenticated)
     checked = checked_study(study)
     from search.study import Study
 
+    place = _prepared(checked.spec.compute, joining)
+
     warnings = checked.warning_lines
     created = Study.create(checked.spec, study, results, _command(), warnings=warnings, say=_say)
-    _drive(created, as_json)
+    _drive(created, as_json, place)
 
 
 def resume(
@@ -70,6 +94,8 @@ def resume(
     failed_trials: Annotated[
         int | None, typer.Option(help="New total of failed trials to put up with.", min=0)
     ] = None,
+    address: Address = None,
+    allow_unauthenticated: AllowUnauthenticated = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a study that was interrupted or killed, or extend its budget.
@@ -78,7 +104,9 @@ def resume(
     """
     from search.folders import StudyFolder
     from search.study import Study
+    from search.yaml_file import load_study
 
+    joining = _joining(address, allow_unauthenticated)
     changes = {
         "trials": trials,
         "train_tokens": train_tokens,
@@ -87,8 +115,28 @@ def resume(
         "failed_trials": failed_trials,
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    budget = _extended(StudyFolder(folder).read_file().budget, given) if given else None
-    _drive(Study.open(folder, _command(), budget, say=_say), as_json)
+    at = StudyFolder(folder)
+    file = at.read_file()
+    budget = _extended(file.budget, given) if given else None
+    place = _prepared(load_study(at.study_yaml).compute, joining)
+    _drive(Study.open(folder, _command(), budget, say=_say), as_json, place)
+
+
+def _joining(address: str | None, allow_unauthenticated: bool) -> Joining:
+    from search.runner.cluster import Joining
+
+    try:
+        checked = None if address is None else checked_address(address)
+    except ValueError as error:
+        raise SpecError(f"--address: {error}") from None
+    return Joining(checked, allow_unauthenticated)
+
+
+def _prepared(compute: ComputeSpec, joining: Joining) -> str | None:
+    """Return the cluster to join, None for a Ray of our own; refused before there is a study."""
+    from search.runner.cluster import prepare
+
+    return prepare(compute, joining, Path.home())
 
 
 def _extended(budget: BudgetSpec, given: dict[str, Any]) -> BudgetSpec:
@@ -102,7 +150,7 @@ def _extended(budget: BudgetSpec, given: dict[str, Any]) -> BudgetSpec:
     return budget.model_copy(update=given)
 
 
-def _drive(study: Study, as_json: bool) -> None:
+def _drive(study: Study, as_json: bool, address: str | None) -> None:
     """Run a study to the end of its budget, say how it went, and exit with 1 if it did not go well."""
     from rich.console import Console
 
@@ -116,7 +164,7 @@ def _drive(study: Study, as_json: bool) -> None:
     try:
         if not study.is_done():
             with Progress(study, console) as progress:
-                run_study(study, progress)
+                run_study(study, progress, address)
         ended = study.stop_reason or "ended"
     except KeyboardInterrupt:
         ended = "interrupted"

@@ -32,6 +32,7 @@ from killing import (
     states,
     write_study,
 )
+from ports import Port, listening
 from tiny import records
 
 from search.folders import StudyFolder
@@ -85,6 +86,7 @@ class Launches:
         self.results = folder / "results/killed"
         self.hits: list[Kill] = []
         self.n_workers_killed = 0
+        self.ports: set[Port] = set()
         self._numbers = random.Random(seed)
 
     def launch(self, victims: Sequence[str]) -> bool:
@@ -94,6 +96,7 @@ class Launches:
         with started(words, self.folder, self.log) as program:
             for victim in victims:
                 if random_moment(self.log, self._numbers, program.is_alive):
+                    self.ports |= set(listening(program.family()))
                     {"driver": self._kill_driver, "worker": self._kill_worker}[victim](program)
             program.process.wait(240)
             output = (self.folder / "output.txt").read_text()
@@ -118,6 +121,7 @@ class Launches:
         check_nothing_lost(
             self.log, self.hits, self.results / "store", [self.results], self.n_workers_killed
         )
+        assert {port for port in self.ports if not port.is_loopback} == set()
         failed = [record for record in records(self.results) if record["state"] == "FAIL"]
         assert all("the worker process died" in record["reason"] for record in failed)
 
@@ -136,6 +140,7 @@ def test_a_worker_and_a_driver_killed_under_ray_lose_no_finished_stage(tmp_path:
     launches = kill_under_ray(tmp_path, 3, [("worker", "driver")])
     assert len(launches.hits) == 2
     assert launches.n_workers_killed == 1
+    assert launches.ports, "nobody looked"
 
 
 def test_an_actor_that_starts_and_takes_no_step_leaves_its_trial_alone(tmp_path: Path) -> None:
