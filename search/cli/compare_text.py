@@ -18,7 +18,7 @@ from search.report.numbers import interval_text, number_text, tokens_text
 
 MOST_CHARACTERS = 400
 """Of a reply; the items files hold all of it."""
-_SCORES = (
+SCORES = (
     "± and brackets: 95 % intervals, the difference paired over items where both were asked the same. "
     "! better or x worse beyond noise, corrected over objectives (*), over the other scores, and over the holdout, "
     "which the sampler never saw; = no difference is shown."
@@ -34,8 +34,8 @@ def print_compared(console: Console, compared: Compared, sentences: Sequence[str
     for stage in compared.stages:
         _print_stage(console, stage)
     console.print()
-    console.print(_score_table(compared.scores))
-    console.print(Text(_SCORES))
+    console.print(score_table(compared.scores))
+    console.print(Text(SCORES))
     console.print()
     console.print(_cost_table(compared.a_cost, compared.b_cost))
     for output in compared.outputs:
@@ -73,10 +73,11 @@ def _value_text(value: Value) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _score_table(scores: Sequence[ScoreDifference]) -> Table:
+def score_table(scores: Sequence[ScoreDifference], a: str = "A", b: str = "B") -> Table:
+    """Return a table of two models' scores, under their names, and of their differences."""
     table = Table(box=None, pad_edge=False)
     table.add_column("score", overflow="fold")
-    for title in ("A", "B", "B - A"):
+    for title in (a, b, f"{b} - {a}"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for score in scores:
@@ -84,15 +85,16 @@ def _score_table(scores: Sequence[ScoreDifference]) -> Table:
         held = " (holdout)" if score.is_holdout else ""
         table.add_row(
             Text(f"{score.name}{star} {ARROWS[score.direction]}{held}"),
-            _score_text(score.a, score.a_stderr),
-            _score_text(score.b, score.b_stderr),
+            score_text(score.a, score.a_stderr),
+            score_text(score.b, score.b_stderr),
             _difference_text(score),
             _SIGNS[score.verdict],
         )
     return table
 
 
-def _score_text(value: float | None, stderr: float | None) -> str:
+def score_text(value: float | None, stderr: float | None) -> str:
+    """Return a score with its interval, or that it is missing."""
     return "missing" if value is None else interval_text(value, stderr).replace(" ", "")
 
 

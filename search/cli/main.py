@@ -37,6 +37,7 @@ from search.cli import (
     recommend,
     run,
     schema,
+    score,
     status,
     store,
     train,
@@ -82,6 +83,7 @@ app.command("routes", epilog=recommend.ROUTES_EXAMPLES)(recommend.routes)
 app.command("recommend", epilog=recommend.RECOMMEND_EXAMPLES)(recommend.recommend)
 app.command("graph", epilog=graph.EXAMPLES)(graph.graph)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.add_typer(store.app)
 app.command("schema", epilog=schema.EXAMPLES)(schema.schema)

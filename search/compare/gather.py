@@ -12,7 +12,7 @@ from search.attribution.targets import Target
 from search.compare.compared import Compared, Cost
 from search.compare.outputs import output_differences
 from search.compare.recipes import stage_differences
-from search.compare.scores import Key, Side, Spreads, score_differences
+from search.compare.scores import Key, ScoreDifference, Side, Spreads, score_differences
 from search.confirmation.analysis import FreshDifference, fresh_differences
 from search.confirmation.records import read_confirmation
 from search.errors import StudyError
@@ -143,6 +143,31 @@ def compared(path: Path, a: str, b: str, n_outputs: int) -> Compared:
         knows_training=bool(fresh or spreads.by_score),
         notes=tuple(_notes(first, second, bool(fresh), spreads, [*records, *other_records])),
     )
+
+
+def beside(path: Path, against: str, side: Side, version: str) -> tuple[ScoreDifference, ...]:
+    """Return how a model from elsewhere differs from a trial of a study: model less trial.
+
+    Args:
+        path: Results folder.
+        against: Number of a trial, or `base`.
+        side: What a suite and a holdout say of the model.
+        version: Of that suite.
+
+    Raises:
+        StudyError: There is no such study or trial, or another suite scored it.
+    """
+    model, spec, records = _model(path, against)
+    scored_by = model.record.boundaries[-1].suite_version
+    if scored_by not in (None, version):
+        raise StudyError(
+            f"{path}: {model.name} was scored by another suite than this study file and its sources give now; "
+            "restore the sources, or compare with a trial of a newer study"
+        )
+    directions: dict[str, Direction] = dict(
+        zip((each.score for each in spec.objectives), spec.directions(), strict=True)
+    )
+    return score_differences(model.side(), side, directions, {}, _spreads(model.folder, records))
 
 
 def cost(record: TrialRecord) -> Cost:
