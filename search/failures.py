@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from search.errors import Diverged, MemoryShortage
-from search.folders import utc_now
+from search.folders import TrialFolder, utc_now
 from search.outcomes import Failure, FailureKind
 from search.records import Proposal, TrialRecord
+from search.trial_log import TrialLog
 
 INFRASTRUCTURE: frozenset[FailureKind] = frozenset({"worker", "storage", "device"})
 """Kinds that say nothing of the recipe."""
@@ -84,8 +85,10 @@ def settled(record: TrialRecord, reason: str | None, lost: tuple[Failure, ...]) 
         lost: Failures after which it was tried again.
     """
     changes: dict[str, Any] = {}
-    if lost:
-        changes["lost_attempts"] = lost
+    if lost and record.lost_attempts != lost:
+        rest = round(record.seconds.rest + sum(failure.seconds for failure in lost), 3)
+        seconds = record.seconds.model_copy(update={"rest": rest})
+        changes |= {"lost_attempts": lost, "seconds": seconds}
     if reason is not None and record.state != "FAIL":
         kind: FailureKind = "diverged" if "not finite" in reason else "scores"
         failure = Failure(kind=kind, reason=reason, at=utc_now())
@@ -93,15 +96,20 @@ def settled(record: TrialRecord, reason: str | None, lost: tuple[Failure, ...]) 
     return record.model_copy(update=changes) if changes else record
 
 
-def opened_again(record: TrialRecord, lost: tuple[Failure, ...]) -> TrialRecord:
-    """Return the record of a trial that waits to be tried again: as one in flight, also for a later driver.
+def open_again(
+    folder: TrialFolder, record: TrialRecord, lost: tuple[Failure, ...], seconds: float
+) -> None:
+    """Record that a trial waits to be tried again: as one in flight, also for a later driver.
 
     Args:
+        folder: Of the trial.
         record: Of the attempt that failed.
         lost: Failures so far.
+        seconds: Until the next attempt.
     """
     changes = {"state": "RUNNING", "reason": None, "failure": None, "finished_at": None}
-    return record.model_copy(update={**changes, "lost_attempts": lost})
+    folder.write_record(record.model_copy(update={**changes, "lost_attempts": lost}))
+    TrialLog(folder.log).write("tried again", "warning", in_seconds=seconds)
 
 
 def wait_seconds(n_failures: int) -> float:
@@ -123,18 +131,18 @@ class Retries:
         """Whether any trial waits to be tried again."""
         return bool(self._waiting)
 
-    def take(self, proposal: Proposal, failure: Failure, now: float) -> float | None:
+    def take(self, proposal: Proposal, record: TrialRecord, now: float) -> float | None:
         """Take note of a failure; return the seconds until the next attempt, None if there is none.
 
         Args:
             proposal: What failed.
-            failure: How.
+            record: How, and what it took.
             now: Seconds of a clock that only grows.
         """
-        earlier = self._failures.setdefault(proposal.number, [])
-        if failure.kind not in INFRASTRUCTURE or len(earlier) >= self._at_most:
+        earlier, failure = self._failures.setdefault(proposal.number, []), record.failure
+        if failure is None or failure.kind not in INFRASTRUCTURE or len(earlier) >= self._at_most:
             return None
-        earlier.append(failure)
+        earlier.append(failure.model_copy(update={"seconds": record.seconds.total}))
         seconds = wait_seconds(len(earlier))
         self._waiting.append((now + seconds, proposal))
         return seconds

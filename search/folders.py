@@ -33,6 +33,7 @@ from search.errors import StudyError
 from search.outcomes import Failure
 from search.records import Proposal, TrialRecord
 from search.spec import BudgetSpec, StudySpec
+from search.trial_log import TrialLog, older
 
 MAX_RECORD_BYTES = 64 * 1024**2
 """Longest study.json, trial.json or other record in bytes; a trial of many stages takes some hundred KiB."""
@@ -212,11 +213,14 @@ class TrialFolder:
         self._fence = fence or (lambda: None)
 
     def clear(self) -> None:
-        """Remove what an interrupted attempt left behind, and make the folder."""
+        """Remove what an interrupted attempt left behind, all but its log, and make the folder."""
         self._fence()
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        for each in self.path.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each not in (self.log, older(self.log)):
+                each.unlink()
 
     def write_record(self, record: TrialRecord) -> None:
         """Write trial.json whole."""
@@ -316,9 +320,13 @@ def write_failure(
         "failure": failure,
         "finished_at": failure.at,
     }
+    seconds = record.seconds
+    unknown = max(0.0, failure.seconds - seconds.total)
+    ended["seconds"] = seconds.model_copy(update={"rest": round(seconds.rest + unknown, 3)})
     record = record.model_copy(update=ended)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_record(record)
+    TrialLog(folder.log).end(record)
     return record
 
 

@@ -24,6 +24,8 @@ class Failure(Record):
     """One line."""
     at: str
     """UTC, ISO 8601."""
+    seconds: float = 0.0
+    """Wall time that the attempt took; charged to the trial, as rest, if it is tried again."""
 
 
 @dataclass(frozen=True)

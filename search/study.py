@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from search.errors import StudyError
-from search.failures import Retries, opened_again, settled
+from search.failures import Retries, open_again, settled
 from search.folders import Launch, StudyFile, StudyFolder, to_json, utc_now, write_failure
 from search.holding import Hold, LostHold, take_hold
 from search.outcomes import Failure, Spent
@@ -51,7 +51,7 @@ class Study:
         self._clock = clock
         self._started = clock()
         self._pending: list[Proposal] = []
-        self._running: set[int] = set()
+        self._running: dict[int, float] = {}
         self._retries = Retries(spec.compute.retries)
         self._fault: str | None = None
         self._store: StageStore | None = None
@@ -213,7 +213,7 @@ class Study:
                 self.stop_reason = "the sampler proposes only recipes that were tried already"
                 return None
             proposal = asked
-        self._running.add(proposal.number)
+        self._running[proposal.number] = self._clock()
         return proposal
 
     def stop_early(self, number: int) -> bool:
@@ -242,12 +242,14 @@ class Study:
 
     def abandon(self, proposal: Proposal, fault: str) -> None:
         """Start no more trials in this launch, since no worker can run one; the next launch takes this one up again."""
-        self._running.discard(proposal.number)
+        self._running.pop(proposal.number, None)
         self.stop_reason = self._fault = f"no trial can run here: {fault}"
 
     def fail(self, proposal: Proposal, failure: Failure) -> TrialRecord:
         """Return the record of a trial that failed outside its stages, with what its folder has."""
-        return write_failure(self.folder.trial(proposal.number), proposal, self.spec, failure)
+        began = self._running.get(proposal.number, self._clock())
+        failed = failure.model_copy(update={"seconds": round(self._clock() - began, 3)})
+        return write_failure(self.folder.trial(proposal.number), proposal, self.spec, failed)
 
     def retry(self, proposal: Proposal, record: TrialRecord) -> float | None:
         """Let a trial that the machines failed be tried again, later on.
@@ -257,11 +259,10 @@ class Study:
         """
         if record.state != "FAIL" or record.failure is None:
             return None
-        seconds = self._retries.take(proposal, record.failure, self._clock())
+        seconds = self._retries.take(proposal, record, self._clock())
         if seconds is not None:
-            # Until then it is as one in flight, also for a driver that comes after this one.
-            again = opened_again(record, self._retries.failures(proposal.number))
-            self.folder.trial(record.number).write_record(again)
+            lost = self._retries.failures(proposal.number)
+            open_again(self.folder.trial(record.number), record, lost, seconds)
         return seconds
 
     def close(self, ended: str) -> None:
@@ -290,7 +291,7 @@ class Study:
         return None
 
     def _take(self, record: TrialRecord) -> TrialRecord:
-        self._running.discard(record.number)
+        self._running.pop(record.number, None)
         reason = self._asker.failure(record) or self._lack(record)
         settled_record = settled(record, reason, self._retries.failures(record.number))
         if settled_record != record:

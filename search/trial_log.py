@@ -86,6 +86,16 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
                     yield found
 
 
+def n_stages_logged(path: Path) -> int:
+    """Return how many stages were trained since the trial was begun the last time."""
+    n_stages = 0
+    for line in read_log(path):
+        n_stages = (
+            0 if line.get("event") == "started" else n_stages + (line.get("event") == "stage")
+        )
+    return n_stages
+
+
 def _short(value: Any) -> Any:
     if isinstance(value, str):
         return value[:MAX_CHARACTERS]

@@ -60,7 +60,7 @@ def logs(
 
 def _text(line: dict[str, Any]) -> str:
     fields = {name: value for name, value in line.items() if name not in ("time", "level", "event")}
-    told = " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+    told = " ".join(f"{name}={_value(each)}" for name, each in fields.items() if each is not None)
     level = str(line.get("level", ""))
     return f"{line.get('time', '')}  {level:7}  {line.get('event', '')}  {told}".replace("\n", " ")
 

@@ -57,6 +57,12 @@ class Look:
         """Trials in training."""
         return [trial for trial in self.view.trials if trial.state == "RUNNING"]
 
+    def done(self) -> tuple[int, int, int]:
+        """Return what grows: finished and running trials, and boundaries of the latter."""
+        running = self.running
+        n_boundaries = sum(len(trial.boundaries) for trial in running)
+        return len(self.view.finished), len(running), n_boundaries
+
     def counts(self) -> str:
         """Return trials done, failed and running, tokens and time left, in one line."""
         finished = self.view.finished
@@ -105,12 +111,12 @@ class Look:
 def watch_study(folder: Path, as_json: bool) -> None:
     """Show a study until it ends."""
     console = Console(stderr=as_json)
-    told = ""
+    told: tuple[int, int, int] | None = None
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not (look := Look.at(folder, datetime.now(UTC))).is_over:
             if console.is_terminal:
                 live.update(look.screen(console.width), refresh=True)
-            elif (line := look.counts()) != told:
-                told = line
-                typer.echo(line, err=as_json)
+            elif (done := look.done()) != told:
+                told = done
+                typer.echo(look.counts(), err=as_json)
             time.sleep(LOOK_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from search.failures import failure_text
+from search.failures import WORDS, failure_text
 from search.records import TrialRecord
 from search.report.numbers import count_text, duration_text, number_text, tokens_text
 from search.report.study_file import launches
@@ -161,6 +161,16 @@ def failures(view: StudyView) -> list[tuple[str, list[int]]]:
     for trial in view.trials:
         if trial.state == "FAIL":
             by_reason.setdefault(failure_text(trial), []).append(trial.number)
+    return sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[1]))
+
+
+def lost_rows(view: StudyView) -> list[tuple[str, list[int]]]:
+    """Return failures of the machines after which trials were tried again, with the trials' numbers."""
+    by_reason: dict[str, list[int]] = {}
+    for trial in view.trials:
+        for lost in trial.lost_attempts:
+            numbers = by_reason.setdefault(f"{WORDS[lost.kind]}: {lost.reason}", [])
+            numbers += [trial.number] if trial.number not in numbers else []
     return sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[1]))
 
 

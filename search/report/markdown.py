@@ -200,6 +200,7 @@ def _failures(view: StudyView) -> list[str]:
         [f"{kind}: {escaped(reason[:600])}", str(len(numbers)), _numbers(numbers)]
         for kind, found in (
             ("failed", describe.failures(view)),
+            ("tried again", describe.lost_rows(view)),
             ("infeasible", describe.infeasible_rows(view)),
             ("stopped early", stopped_rows(view)),
         )

@@ -172,6 +172,7 @@ def _failures(analysis: Analysis) -> Values:
     view = analysis.view
     return {
         "failures": describe.failures(view),
+        "lost": describe.lost_rows(view),
         "infeasible": describe.infeasible_rows(view),
         "stopped": stopped_rows(view),
     }

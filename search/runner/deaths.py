@@ -10,6 +10,7 @@ from search.folders import TrialFolder, utc_now
 from search.messages import one_line
 from search.outcomes import Failure
 from search.runner.watchdog import is_hang
+from search.trial_log import n_stages_logged
 
 
 def failure_of(
@@ -53,7 +54,11 @@ def _place(folder: TrialFolder) -> str:
     if record is None or not record.recipe.stages:
         return "the untouched base"
     n_stages = len(record.recipe.stages)
-    n_trained, n_scored = len(record.stages), len(record.boundaries)
+    # The record comes when a step ends; the log knows what was done in it.
+    n_trained, n_scored = (
+        max(len(record.stages), n_stages_logged(folder.log)),
+        len(record.boundaries),
+    )
     if n_trained > n_scored or n_trained == n_stages:
         return f"the evaluation after stage {n_trained} of {n_stages}"
     return f"stage {n_trained + 1} of {n_stages} ({record.recipe.stages[n_trained].influence})"

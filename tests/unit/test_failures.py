@@ -17,12 +17,13 @@ from search.errors import Diverged, MemoryShortage, StageError
 from search.failures import Retries, kind_of, settled, wait_seconds
 from search.folders import TrialFolder, utc_now
 from search.outcomes import Failure, FailureKind
-from search.records import Proposal
-from search.report.describe import failures
+from search.records import Proposal, Seconds, TrialRecord
+from search.report.describe import failures, lost_rows
 from search.report.view import load_view
 from search.runner.deaths import failure_of
 from search.storage import connect_patiently
 from search.study import Study
+from search.trial_log import TrialLog, read_log
 from search.yaml_file import load_study
 
 RETRIED = STUDY.replace("budget: {trials: 8}", "compute: {retries: 2}\nbudget: {trials: 3}")
@@ -63,16 +64,22 @@ def test_waits_double_from_five_seconds_to_five_minutes() -> None:
 def test_trial_is_tried_again_after_its_wait_and_at_most_so_often(tmp_path: Path) -> None:
     proposal = Proposal(4, {}, play(new_study(tmp_path), 1)[0].recipe, None)
     retries = Retries(2)
-    assert retries.take(proposal, failure(), now=100.0) == 5
+
+    def failed(kind: FailureKind = "worker", seconds: float = 1.5) -> TrialRecord:
+        ended = {"state": "FAIL", "failure": failure(kind), "seconds": Seconds(rest=seconds)}
+        return played(proposal).model_copy(update=ended)
+
+    assert retries.take(proposal, failed(), now=100.0) == 5
     assert retries.due(104.9) is None
     assert retries.due(105.0) == proposal
     assert retries.due(106.0) is None
-    assert retries.take(proposal, failure("storage"), now=110.0) == 10
+    assert retries.take(proposal, failed("storage", 40.0), now=110.0) == 10
     assert retries.due(120.0) == proposal
-    assert retries.take(proposal, failure(), now=130.0) is None
+    assert retries.take(proposal, failed(), now=130.0) is None
     assert [each.kind for each in retries.failures(4)] == ["worker", "storage"]
+    assert [each.seconds for each in retries.failures(4)] == [1.5, 40.0]
     for kind in ("recipe", "scores", "diverged", "memory", "hang"):
-        assert Retries(2).take(proposal, failure(kind), now=0.0) is None
+        assert Retries(2).take(proposal, failed(kind), now=0.0) is None
 
 
 def test_study_waits_for_what_the_machines_failed_and_counts_it_once(tmp_path: Path) -> None:
@@ -86,20 +93,26 @@ def test_study_waits_for_what_the_machines_failed_and_counts_it_once(tmp_path: P
     assert last is not None
     folder = study.folder.trial(last.number)
     folder.clear()
+    now[0] = 7.0
     assert study.retry(last, study.fail(last, failure())) == 5
     waiting = folder.read_record()
     assert waiting is not None
     assert (waiting.state, len(waiting.lost_attempts)) == ("RUNNING", 1)
     assert study.next() is None
     assert study.stop_reason is None
-    now[0] = 5.0
+    now[0] = 12.0
     assert study.next() == last
     folder.clear()
+    # What happened before it was begun anew stays in its log.
+    assert [line["event"] for line in read_log(folder.log)] == ["ended", "tried again"]
     record = played(last)
     folder.write_record(record)
     assert study.retry(last, record) is None
     ended = study.finish(record)
     assert (ended.state, [each.kind for each in ended.lost_attempts]) == ("COMPLETE", ["worker"])
+    assert ended.seconds.rest == record.seconds.rest + 7.0
+    told = lost_rows(load_view(study.folder.path))
+    assert told == [("machine: process died: why", [last.number])]
     assert study.spent().trials == 3
     assert study.next() is None
     assert study.stop_reason == "all 3 trials are done"
@@ -137,6 +150,21 @@ def test_worker_that_died_is_told_apart_by_what_it_left(tmp_path: Path) -> None:
     found = failure_of(folder, None, 60)
     assert found.kind == "hang"
     assert "nothing was done for 60 seconds" in found.reason
+
+
+def test_place_of_a_hang_within_a_step_is_told_by_the_log(tmp_path: Path) -> None:
+    recipe = play(new_study(tmp_path), 2)[1].recipe
+    folder = TrialFolder(tmp_path / "trial")
+    folder.clear()
+    folder.write_record(played(Proposal(1, {}, recipe, None)).model_copy(update={"boundaries": ()}))
+    folder.hang.write_text("Timeout (0:01:00)!")
+    log = TrialLog(folder.log)
+    for event in ("started", "stage", "started"):
+        log.write(event)
+    n_stages = len(recipe.stages)
+    assert f"in stage 1 of {n_stages} (" in failure_of(folder, None, 60).reason
+    log.write("stage")
+    assert f"in the evaluation after stage 1 of {n_stages};" in failure_of(folder, None, 60).reason
 
 
 WATCHED = """
