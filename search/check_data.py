@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from evaluators.spec import RetentionSpec
 from search.check_adapters import Finding
 from search.check_evaluators import source_key
-from search.data.leaks import Leak, LeakKind, Seen, find_leaks
+from search.data.known_leaks import Rows, known_leaks
+from search.data.leaks import Leak, LeakKind, Seen
 from search.data.parts import is_unseen, kind_of
 from search.data.spec import USES, GeneralisationSpec, Use
-from search.data.words import RowWords, row_words
 from search.messages import KeyPath, suggest, value_text
 from search.sources import Source
 from search.spec import StudySpec
@@ -91,9 +91,9 @@ def leak_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Fi
     What counts as a leak is defined in `search.data.leaks`.
     """
     places = users(spec)
-    words = _all_words(spec, sources, places)
+    rows = _all_rows(spec, sources, places)
     met: set[frozenset[str]] = set()
-    for shared in _shared_rows(spec, words, places):
+    for shared in _shared_rows(spec, rows, places):
         other, measured = shared.other, shared.measured
         met.add(frozenset((other.source, measured.source)))
         remedy = f"measure on other rows, or allow it: allow_leaks: [[{other.source}, {measured.source}]]"
@@ -115,7 +115,7 @@ def leak_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Fi
         for name in unknown:
             text = f"{value_text(name)} is no source in use; {suggest(name, known)}"
             yield Finding(("allow_leaks", index), text)
-        is_read = all(seen in words for seen in places if seen.source in names)
+        is_read = all(seen in rows for seen in places if seen.source in names)
         if not unknown and is_read and frozenset(names) not in met:
             text = f"{' and '.join(map(repr, names))} do not leak; remove it"
             yield Finding(("allow_leaks", index), text, is_warning=True)
@@ -129,7 +129,7 @@ def shared_rows(spec: StudySpec, sources: Mapping[str, Source]) -> list[SharedRo
         sources: Those that could be read; of the others, only whole sources are told.
     """
     places = users(spec)
-    return list(_shared_rows(spec, _all_words(spec, sources, places), places))
+    return list(_shared_rows(spec, _all_rows(spec, sources, places), places))
 
 
 def row_place(sources: Mapping[str, Source], seen: Seen, row: int) -> str:
@@ -144,7 +144,7 @@ def likeness(leak: Leak, other_place: str) -> str:
 
 
 def _shared_rows(
-    spec: StudySpec, words: Mapping[Seen, list[RowWords]], places: Mapping[Seen, KeyPath]
+    spec: StudySpec, rows: Mapping[Seen, Rows], places: Mapping[Seen, KeyPath]
 ) -> Iterator[SharedRows]:
     allowed = {frozenset(pair) for pair in spec.allow_leaks}
     whole = set()
@@ -154,20 +154,18 @@ def _shared_rows(
             source = spec.sources.get(measured.source)
             if other in places and source is not None and source.parts is None:
                 whole.add((other, measured))
-                n_rows = len(words[measured]) if measured in words else None
+                n_rows = len(rows[measured].rows) if measured in rows else None
                 is_allowed = frozenset((measured.source,)) in allowed
                 yield SharedRows(other, measured, (), n_rows, is_allowed)
-    by_use = {use: {seen: words[seen] for seen in words if seen.use == use} for use in USES}
-    later = {**by_use["selection"], **by_use["holdout"]}
-    comparisons = (
-        (by_use["train"], {**by_use["search"], **later}),
-        (by_use["search"], later),
-    )
-    for others, own in comparisons:
-        for (other, measured), leaks in find_leaks(others, own).items():
+    by_use = {use: [seen for seen in rows if seen.use == use] for use in USES}
+    later = [*by_use["selection"], *by_use["holdout"]]
+    comparisons = ((by_use["train"], [*by_use["search"], *later]), (by_use["search"], later))
+    for found in known_leaks(rows, comparisons):
+        for (other, measured), leaks in found.items():
             if (other, measured) not in whole:
                 is_allowed = frozenset((other.source, measured.source)) in allowed
-                yield SharedRows(other, measured, tuple(leaks), len(own[measured]), is_allowed)
+                n_rows = len(rows[measured].rows)
+                yield SharedRows(other, measured, tuple(leaks), n_rows, is_allowed)
 
 
 def _leak_text(sources: Mapping[str, Source], shared: SharedRows) -> str:
@@ -188,27 +186,24 @@ def _leak_text(sources: Mapping[str, Source], shared: SharedRows) -> str:
     )
 
 
-def _all_words(
+def _all_rows(
     spec: StudySpec, sources: Mapping[str, Source], places: Mapping[Seen, KeyPath]
-) -> dict[Seen, list[RowWords]]:
-    return {seen: rows for seen in places if (rows := _words(spec, sources, seen)) is not None}
+) -> dict[Seen, Rows]:
+    return {seen: rows for seen in places if (rows := _rows(spec, sources, seen)) is not None}
 
 
-def _words(spec: StudySpec, sources: Mapping[str, Source], seen: Seen) -> list[RowWords] | None:
-    """Return the rows of one use as words; None if they were not read."""
+def _rows(spec: StudySpec, sources: Mapping[str, Source], seen: Seen) -> Rows | None:
+    """Return the rows of one use; None if they were not read."""
     if seen.source in spec.sources:
         source = sources.get(seen.source)
-        if source is None:
-            return None
-        return [row_words(row, source.format) for row in source.seen_by(seen.use)]
+        return None if source is None else Rows(source.format, source.seen_by(seen.use))
     evaluators = spec.holdout if seen.use == "holdout" else spec.full_suite
     evaluator = evaluators.get(seen.source)
     if not isinstance(evaluator, RetentionSpec):
         return None  # A source that does not exist, which is reported elsewhere.
     from evaluators.behaviours.retention import prose_passages
 
-    texts = prose_passages()[: evaluator.limit]
-    return [row_words({"text": text}, "text") for text in texts]
+    return Rows("text", [{"text": text} for text in prose_passages()[: evaluator.limit]])
 
 
 def _empty_findings(spec: StudySpec, sources: Mapping[str, Source]) -> Iterator[Finding]:

@@ -1,21 +1,21 @@
 """AnswerCache: what judges answered, kept by a hash of the whole question, so that nothing is judged twice.
 
-It lies in $APPORTION_CACHE, else ~/.cache/apportion, under `judged`. Anything in it can be deleted at any time. It
-holds answers and counts; questions are only hashed, and no key is ever part of either.
+It lies in the user's cache, under `judged`. It holds answers and counts; questions are only hashed, and no key is ever
+part of either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evaluators.user_cache import keep, user_cache
 
 CACHE_VERSION = 1
 """Raise it when equal questions could have meant something else."""
@@ -43,9 +43,7 @@ class AnswerCache:
     @classmethod
     def of_user(cls) -> AnswerCache:
         """Return the user's cache."""
-        chosen = os.environ.get("APPORTION_CACHE")
-        home = Path(chosen) if chosen else Path.home() / ".cache" / "apportion"
-        return cls(home / "judged")
+        return cls(user_cache() / "judged")
 
     @staticmethod
     def digest(url: str, body: Mapping[str, Any]) -> str:
@@ -60,19 +58,8 @@ class AnswerCache:
         return None
 
     def write(self, digest: str, kept: Kept) -> None:
-        """Keep an answer. A full or read-only disk is no reason to lose the verdict that is at hand."""
-        place = self._place(digest)
-        with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle, beside = tempfile.mkstemp(dir=place.parent, prefix=".")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    stream.write(kept.model_dump_json())
-                os.replace(beside, place)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(beside)
-                raise
+        """Keep an answer where the disk allows it."""
+        keep(self._place(digest), kept.model_dump_json())
 
     def _place(self, digest: str) -> Path:
         return self._folder / digest[:2] / f"{digest}.json"
