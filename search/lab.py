@@ -204,7 +204,8 @@ def recipe_prefixes(
     context = digest_context(base.fingerprint, spec.training, spec.base.dtype, seed, STAGE_VERSION)
     hashes = {name: source.content_hash for name, source in sources.items()}
     naming = Naming(context + arithmetic(base.device, threads), context, hashes)
-    prefixes = Prefixes(base, recipe, naming, sources, spec.training, store, trainer, donors)
+    every = spec.store.checkpoint_seconds if isinstance(spec, StudySpec) else None
+    prefixes = Prefixes(base, recipe, naming, sources, spec.training, store, trainer, donors, every)
     return prefixes, naming.digests(recipe)
 
 

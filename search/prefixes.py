@@ -18,6 +18,7 @@ from search.records import StageRecord, summed
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages.base_model import ResidentBase
+from search.stages.checkpoint import Checkpoints
 from search.stages.combine import changed_weights
 from search.stages.combining import Weights, combine_branches, combine_models
 from search.stages.going_on import Before, Earlier
@@ -26,7 +27,7 @@ from search.stages.persist import Keep, StageWeights, needs_parent, restore_stag
 from search.stages.run import StageSession, run_stage
 from search.store import Entry, Lease, StageStore, StoreError
 from search.stored_models import stored_model
-from search.storing import Storing
+from search.storing import StoredCheckpoints, Storing
 from spaces.recipe import Merge, Parallel, Recipe, Stage
 
 POLL_SECONDS = 0.5
@@ -64,6 +65,7 @@ class Prefixes:
         store: StageStore | None,
         trainer: str = "",
         donors: StageStore | None = None,
+        checkpoint_seconds: float | None = None,
     ) -> None:
         """Take what determines the models; nothing is loaded or trained yet.
 
@@ -76,6 +78,7 @@ class Prefixes:
             store: Where stage results are shared; None trains everything here.
             donors: Where merges look for models; default: `store`.
             trainer: Names the trial. What an earlier attempt of the same trial has trained counts as trained by it.
+            checkpoint_seconds: How often a stage that trains for longer is kept; None: never.
         """
         self._base = base
         self._recipe = recipe
@@ -87,6 +90,7 @@ class Prefixes:
         self._store = store
         self._trainer = trainer
         self._donors = donors or store
+        self._checkpoint_seconds = checkpoint_seconds
         self._hashes = {name: source.content_hash for name, source in sources.items()}
         self._ref: ModelRef | None = None
         self._at = 0
@@ -222,7 +226,7 @@ class Prefixes:
             if lease is not None:
                 held.enter_context(lease.renewing())
             if isinstance(stage, Stage):
-                ref, record = yield from self._outcome(number, stage, shares, keep)
+                ref, record = yield from self._outcome(number, stage, shares, keep, lease)
             elif isinstance(stage, Parallel):
                 ref, record = self._parallel(number, stage, keep)
             else:
@@ -235,15 +239,24 @@ class Prefixes:
         return record
 
     def _outcome(
-        self, number: int, stage: Stage, shares: Sequence[float], keep: Keep | None
+        self,
+        number: int,
+        stage: Stage,
+        shares: Sequence[float],
+        keep: Keep | None,
+        lease: Lease | None,
     ) -> Generator[Suspended, None, tuple[ModelRef, StageRecord]]:
         # A stage that fails leaves the model unusable.
         ref, earlier = self._taken(number - 1), self._earlier(number)
         arguments = (ref, stage, self._sources, self._training, self._seeds[number - 1])
+        checkpoints = None
+        if self._store is not None and lease is not None and self._checkpoint_seconds is not None:
+            keeping = StoredCheckpoints(self._store, lease)
+            checkpoints = Checkpoints(keeping, self._checkpoint_seconds)
         if not shares:
-            outcome = run_stage(*arguments, keep=keep, earlier=earlier)
+            outcome = run_stage(*arguments, keep=keep, earlier=earlier, checkpoints=checkpoints)
             return ref, self._record(number, vars(outcome))
-        with StageSession(*arguments, earlier) as session:
+        with StageSession(*arguments, earlier, checkpoints) as session:
             for rung in session.rungs(shares):
                 session.advance(rung.n_steps)
                 yield Suspended(rung.share, rung.trained_tokens, session.train_seconds, ref)
@@ -325,6 +338,7 @@ class Prefixes:
             self._store,
             self._trainer,
             self._donors,
+            self._checkpoint_seconds,
         )
 
     def _meta(self, number: int, record: StageRecord, has_needs: bool) -> dict[str, Any]:

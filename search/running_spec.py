@@ -55,6 +55,8 @@ class StoreSpec(Spec):
     environment variable. Default: in the results."""
     max_gigabytes: float = Field(default=20.0, gt=0)
     """Beyond this, what is cheapest to train again and least used is removed; what the front needs stays."""
+    checkpoint_seconds: float = Field(default=600.0, gt=0)
+    """A stage that trains for longer is kept in its middle this often, and goes on from there after a crash."""
 
     @field_validator("path")
     @classmethod

@@ -7,15 +7,39 @@ is there or cannot be had. Who is killed before leaves a dead lease and no entry
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from search.stages.persist import StageWeights
 from search.store import Lease, StageStore, StoreError
+
+
+class StoredCheckpoints:
+    """Keeps one stage in its middle in the store, for as long as its lease is held; see `search.stages.checkpoint`."""
+
+    def __init__(self, store: StageStore, lease: Lease) -> None:
+        self._store, self._lease = store, lease
+
+    def put(self, write: Callable[[Path], dict[str, Any]]) -> None:
+        """Keep what `write` writes; a lost lease and a full disk are no reason to stop training."""
+        with (
+            suppress(StoreError, OSError, SafetensorError),
+            self._store.scratch() as scratch,
+        ):
+            folder = scratch / "state"
+            folder.mkdir()
+            self._store.put_checkpoint(self._lease, folder, write(folder))
+
+    def get(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return what was kept last, by whoever held the lease."""
+        with suppress(StoreError):
+            return self._store.checkpoint(self._lease.digest)
+        return None
 
 
 class Storing:

@@ -26,7 +26,12 @@ def sft_stage(adapter: Any, influence: str = "tone", source: str = "chat") -> St
     )
 
 
-def prefixes(recipe: Recipe, store: StageStore | None, trainer: str = "") -> Prefixes:
+def prefixes(
+    recipe: Recipe,
+    store: StageStore | None,
+    trainer: str = "",
+    checkpoint_seconds: float | None = None,
+) -> Prefixes:
     hashes = {name: source.content_hash for name, source in sources().items()}
     return Prefixes(
         resident(),
@@ -36,6 +41,7 @@ def prefixes(recipe: Recipe, store: StageStore | None, trainer: str = "") -> Pre
         TRAINING,
         store,
         trainer,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 

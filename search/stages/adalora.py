@@ -6,6 +6,7 @@ the stage what is left becomes a plain LoRA whose modules have ranks of their ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,39 @@ class Allocation:
         self._parameters = adapter_parameters(model, name)
         self._orthogonality = settings.orthogonality
         self._step = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    @property
+    def rank_pattern(self) -> dict[str, tuple[bool, ...]] | None:
+        """Which ranks are left in each module; None before any were taken."""
+        pattern = self._config.rank_pattern
+        return {name: tuple(kept) for name, kept in pattern.items()} if pattern else None
+
+    def importances(self) -> dict[str, Tensor]:
+        """Return the moving averages by which ranks are taken, by name."""
+        averages = {"mean": self._allocator.exp_avg_ipt, "spread": self._allocator.exp_avg_unc}
+        return {f"{kind}/{name}": t for kind, each in averages.items() for name, t in each.items()}
+
+    def resume(
+        self,
+        step: int,
+        rank_pattern: Mapping[str, Sequence[bool]] | None,
+        importances: Mapping[str, Tensor],
+    ) -> None:
+        """Go on from where `step`, `rank_pattern` and `importances` were read."""
+        self._step = step
+        if rank_pattern is not None:
+            self._config.rank_pattern = {name: list(kept) for name, kept in rank_pattern.items()}
+        averages = {"mean": self._allocator.exp_avg_ipt, "spread": self._allocator.exp_avg_unc}
+        for full_name, values in importances.items():
+            kind, _, name = full_name.partition("/")
+            parameter = self._parameters[name]
+            averages[kind][name] = values.to(parameter.device, copy=True)
+            self._allocator.ipt[name] = torch.zeros_like(parameter)
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Take part in each step of an optimizer from now on.

@@ -22,7 +22,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from search.stages.conflict import Gradient, combine, cosines, take_gradient
 from search.stages.kl import KlTerm
-from search.stages.trainer import Batch, Setting, Step, Trained, release, untouched
+from search.stages.trainer import Batch, Setting, Step, Trained, go_on, refer, release, untouched
 from spaces.loss import Arbitration
 from spaces.recipe import Stage
 
@@ -113,9 +113,10 @@ def train(setting: Setting, stage: Stage) -> Trained:
                 )
             if len(used) > 1:
                 _share_head(setting.ref.model)
-            for trainer in trainers.values():
-                trainer.add_reference()
+            for name, trainer in trainers.items():
+                refer(setting, name, trainer)
             joint = _join(setting, stage, trainers)
+            go_on(setting, trainers[used[0]], joint.conflict_by_step)
             trainers[used[0]].train()
         finally:
             for trainer in trainers.values():
@@ -139,7 +140,7 @@ def _join(setting: Setting, stage: Stage, trainers: Mapping[str, Any]) -> Joint:
         Step({name: next(own[name]) for name in step.rows}, step.weights)
         for step in setting.batches
     ]
-    lead.args.max_steps = n_steps
+    lead.args.max_steps = lead.n_steps = n_steps
     lead.step_gradient = lambda model, step: joint.accumulate(model, step, len(lead.losses) + 1)
     return joint
 

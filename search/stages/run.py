@@ -18,6 +18,7 @@ from search.errors import Diverged, MemoryShortage, StageError
 from search.sources import Source
 from search.spec import TrainingSpec
 from search.stages import handoff
+from search.stages.checkpoint import Checkpoints, Keeper
 from search.stages.drawing import Drawing
 from search.stages.going_on import Earlier
 from search.stages.joint import LOSSES
@@ -66,6 +67,7 @@ def run_stage(
     seed: int,
     keep: Keep | None = None,
     earlier: Sequence[Earlier] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> StageOutcome:
     """Train one stage on the model in place.
 
@@ -78,12 +80,13 @@ def run_stage(
         keep: Is given what was trained, to be written for `persist.restore_stage`.
         earlier: What the recipe trained before this stage: the same loss on the same source goes on with the rows where
             that stopped.
+        checkpoints: Where the stage is kept while it trains, and looked for when it begins.
 
     Raises:
         DataError: A source has the wrong format for the method, or no row that can be trained on.
         StageError: The stage cannot be trained on this model, its loss is not finite, or memory runs out.
     """
-    with StageSession(ref, stage, sources, training, seed, earlier) as session:
+    with StageSession(ref, stage, sources, training, seed, earlier, checkpoints) as session:
         return session.finish(keep)
 
 
@@ -122,6 +125,7 @@ class StageSession:
         training: TrainingSpec,
         seed: int,
         earlier: Sequence[Earlier] = (),
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         """Plan the rows and make weights trainable; arguments and errors as of `run_stage`."""
         started = time.monotonic()
@@ -151,7 +155,14 @@ class StageSession:
             handoff.follow(ref, optimizers[0])
             batches = _batches(stage, plan, self._token_rows)
             folder = self._scratch.enter_context(scratch_folder())
-            self._setting = Setting(ref, training, batches, optimizers, self._memory, seed, folder)
+            self._keeper = (
+                None
+                if checkpoints is None
+                else Keeper(checkpoints, ref, self._parameters, optimizers, self._memory, n_steps)
+            )
+            self._setting = Setting(
+                ref, training, batches, optimizers, self._memory, seed, folder, self._keeper
+            )
         self._shown = Presentable(ref, training.gradient_checkpointing)
         self._setup_seconds = time.monotonic() - started
 
@@ -171,6 +182,8 @@ class StageSession:
             n_steps, n_tokens = steps_within(self._n_tokens_S, share * self._stage.dose_tokens)
             if n_steps < len(self._plan.steps) and (not found or n_steps > found[-1].n_steps):
                 found.append(Rung(share, n_steps, n_tokens))
+        if self._keeper is not None and found and found[0].n_steps <= self._keeper.start_step:
+            self._keeper.forget()  # what came before cannot be shown any more, and is wanted
         return found
 
     def advance(self, until_step: int | None = None) -> None:
@@ -184,6 +197,9 @@ class StageSession:
         if self._trained is not None or (self._loop and until <= self._loop.n_steps):
             return
         started = time.monotonic()
+        if self._keeper is not None:
+            self._keeper.listen()
+            self._train_seconds = self._train_seconds or self._keeper.earlier_seconds
         with self._randomness():
             with _quiet_renames():
                 self._shown.hide()
@@ -195,6 +211,8 @@ class StageSession:
                 with _quiet_renames():
                     self._shown.show()
         self._train_seconds += time.monotonic() - started
+        if self._keeper is not None:
+            self._keeper.leave()
 
     @property
     def train_seconds(self) -> float:
@@ -242,6 +260,8 @@ class StageSession:
 
     def close(self) -> None:
         """Let go of trainer, optimizer and scratch folder; the end of a stage that is not finished."""
+        if self._keeper is not None:
+            self._keeper.leave()
         if self._loop is not None:
             with self._randomness(), _quiet_renames():
                 self._shown.hide()
@@ -251,6 +271,7 @@ class StageSession:
     def _paused(self) -> PausableLoop[Trained]:
         if self._loop is None:
             loop = PausableLoop(lambda: _trained(self._setting, self._stage))
+            loop.n_steps = 0 if self._keeper is None else self._keeper.start_step
             # Hooks run in the order of registration: what the adapter does at a step is done when this one pauses.
             self._setting.optimizers[0].register_step_post_hook(lambda *_: loop.step_done())
             self._loop = loop

@@ -90,6 +90,9 @@ class StageTrainer:
         self.memory = memory
         self.has_layer_dropout = has_layer_dropout
         self.losses: list[float] = []
+        self.n_steps = len(batches)
+        self.before_step: Callable[[], None] = lambda: None
+        """Called when all of the step before is done."""
         self.step_gradient: Callable[[Any, Any], Tensor] = self.accumulate
         """Makes the gradient of one step and returns its loss; a joint stage puts its own here."""
         trainer: Any = self
@@ -128,6 +131,7 @@ class StageTrainer:
             Diverged: The loss is not finite.
             MemoryShortage: Memory runs out with a single row.
         """
+        self.before_step()
         randomness = _randomness()
 
         def undo() -> None:
@@ -138,11 +142,11 @@ class StageTrainer:
         value = loss.item()
         if not math.isfinite(value):
             raise Diverged(
-                f"the loss is {value} at step {len(self.losses) + 1} of {len(self.batches)}; "
+                f"the loss is {value} at step {len(self.losses) + 1} of {self.n_steps}; "
                 "a lower learning rate may help"
             )
         self.losses.append(value)
-        beat(step=len(self.losses), n_steps=len(self.batches), loss=value)
+        beat(step=len(self.losses), n_steps=self.n_steps, loss=value)
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -155,7 +159,7 @@ class StageTrainer:
         value = float(norm)
         if not math.isfinite(value):
             raise Diverged(
-                f"the gradient's norm is {value} at step {len(self.losses)} of {len(self.batches)}; "
+                f"the gradient's norm is {value} at step {len(self.losses)} of {self.n_steps}; "
                 "a lower learning rate may help"
             )
         return norm
@@ -201,6 +205,8 @@ class Setting:
     seed: int
     folder: Path
     """TRL demands one; nothing is written into it."""
+    keeper: Any = None
+    """The stage's `checkpoint.Keeper`, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,27 @@ class Trained:
     """Optimizer step (from 1) to the cosine between the gradients of each two losses, such as `sft/dpo`."""
 
 
+def refer(setting: Setting, loss: str, trainer: Any) -> None:
+    """Give the rows of a loss what it compares with, from a checkpoint where there is one."""
+    if setting.keeper is None:
+        trainer.add_reference()
+    else:
+        setting.keeper.refer(loss, trainer)
+
+
+def go_on(
+    setting: Setting, trainer: Any, conflict_by_step: dict[int, dict[str, float]] | None = None
+) -> None:
+    """Let a trainer that is ready go on from the stage's checkpoint, and keep it now and then."""
+    keeper = setting.keeper
+    if keeper is None:
+        return
+    conflicts = {} if conflict_by_step is None else conflict_by_step
+    trainer.before_step = lambda: keeper.before_step(trainer, conflicts)
+    trainer.batches = trainer.batches[keeper.start_step :]
+    trainer.args.max_steps = len(trainer.batches)
+
+
 def train_built(setting: Setting, build: Callable[[], Any]) -> Trained:
     """Build a trainer, train the model in place, and leave nothing of the trainer behind.
 
@@ -232,7 +259,8 @@ def train_built(setting: Setting, build: Callable[[], Any]) -> Trained:
     with untouched(setting.ref.model):
         trainer = build()
         try:
-            trainer.add_reference()
+            refer(setting, "own", trainer)
+            go_on(setting, trainer)
             trainer.train()
         finally:
             release(trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+from search.store.checkpoints import drop_orphans
 from search.store.entry import Entry
 from search.store.errors import StoreError
 from search.store.eviction import eviction_order, with_ancestors
@@ -42,6 +43,7 @@ def collect(
         gone.append(entry)
     if not dry_run:
         _remove_leftovers(shelf, acquire)
+        drop_orphans(shelf, now)
         shelf.files.remove("quarantine")
         shelf.files.tidy(now)
     return gone

@@ -5,6 +5,7 @@ entries/<xx>/<digest>/manifest.json           a sealed Entry: what makes the ent
 entries/<xx>/<digest>/<attempt>/...           its files
 entries/<xx>/<digest>/<attempt>.json          the manifest before it is published
 scores/<xx>/<digest>/<suite version>.pack     see search.store.sealed
+checkpoints/<xx>/<digest>/                    see search.store.checkpoints
 leases/<xx>/<digest>/<counter>                see search.store.leases
 pins/<name>.json                              what a study wants kept
 quarantine/<digest>-<...>/                    what was found damaged, until the next gc

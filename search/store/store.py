@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from search.store import checkpoints
 from search.store.cleaning import collect
 from search.store.describing import described
 from search.store.entry import Entry, Fault
@@ -165,7 +166,31 @@ class StageStore:
                 raise
             self._publish(digest, self._log.head(digest))
             self._files.mark_used(manifest_path(digest), self._clock())
+            checkpoints.drop(self._shelf, digest)
             return entry
+
+    def put_checkpoint(self, lease: Lease, files: Path, meta: Mapping[str, Any]) -> None:
+        """Keep a stage that is being trained, in place of what was kept of it before.
+
+        Args:
+            lease: The right to train it.
+            files: As of `commit`.
+            meta: JSON; comes back from `checkpoint`.
+
+        Raises:
+            StaleLease: The lease is not its owner's any more.
+        """
+        with explained(self.root):
+            if not lease.is_valid():
+                raise StaleLease(f"the lease of {lease.digest} is over; look for its result")
+            entry = described(lease, Path(files), meta, self._clock(), lambda _: None)
+            checkpoints.put(self._shelf, Path(files), entry)
+
+    def checkpoint(self, digest: str) -> tuple[Path, dict[str, Any]] | None:
+        """Return a local folder, to be read now, and the meta of the last `put_checkpoint`; None if none is whole."""
+        with explained(self.root):
+            found = checkpoints.find(self._shelf, checked_digest(digest))
+        return None if found is None else (found[0], found[1].meta)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Give a new folder from which `commit` moves; removed at the end with all that is left in it."""
