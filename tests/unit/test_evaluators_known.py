@@ -214,6 +214,18 @@ def test_choices_by_sum_and_by_character_have_accuracies_of_their_own() -> None:
     logps = [(Logp(-3.0, 9), Logp(-4.0, 1), Logp(-5.0, 2))] * 4
     found = scores_of(suite_of(rows, evaluator="multiple_choice"), Given(logps=logps))
     assert_known(found, [share([1, 1, 0, 0]), share([0, 0, 1, 0])])
+    assert [score.n for score in found] == [4, 4]
+
+
+@pytest.mark.parametrize(("allowed", "passed"), [(0.5, 1), (0.49, 0)])
+def test_reply_passes_rules_up_to_the_very_share_of_repeats_that_is_allowed(
+    allowed: float, passed: int
+) -> None:
+    rules = [{"rule": "starts_with", "text": "z"}]
+    suite = suite_of(prompts(3), evaluator="pattern", rules=rules, max_repetition=allowed)
+    # Five words are two runs of four, of which one repeats the other.
+    (found,) = scores_of(suite, Given(["z z z z z", "z", "a"]))
+    assert_known([found], [share([passed, 1, 0])])
 
 
 def test_refusals_have_the_error_of_a_share_of_their_own_requests() -> None:
