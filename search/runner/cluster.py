@@ -15,7 +15,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ TOKEN_FILE = ".ray/auth_token"
 """In the home folder: where Ray looks for a token that is in no variable."""
 CONNECT_SECONDS = 10.0
 """How long to wait for an answer of a cluster's control service."""
+
+START_TRIES = 4
+"""Of a Ray of our own."""
 
 CURRENT_CLUSTER = "ray/ray_current_cluster"
 """Below the folder for temporary files: where `ray start` leaves the address of the cluster."""
@@ -76,6 +79,8 @@ def prepare(compute: ComputeSpec, joining: Joining, home: Path) -> str | None:
     # Ray runs workers at nice 15, behind everything else on the machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The study says in one line what became of a trial; Ray would say it in a dozen, whatever its log level.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # An interrupt must reach the driver as KeyboardInterrupt: Tune's own handler would report running trials as done.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -159,15 +164,38 @@ def connected(address: str | None, scratch: Path) -> Iterator[None]:
     # Workers look for modules where the driver started; a folder named `spaces` there would be taken for ours.
     with contextlib.chdir(scratch):
         if address is None:
-            ray.init(
-                address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
-            )
+            own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            started_patiently(lambda: ray.init(**own, **quiet))
         else:
             _join(address, {"env_vars": _for_workers(os.environ)}, quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def started_patiently(start: Callable[[], object]) -> None:
+    """Start a Ray of our own, again where the machine was too busy.
+
+    Ray gives a node 30 seconds to come up and has no setting for it. What a try has started ends with this process.
+
+    Args:
+        start: Starts it.
+
+    Raises:
+        StudyError: No try was quick enough.
+    """
+    for _ in range(START_TRIES):
+        try:
+            start()
+            return
+        except Exception as error:  # Ray has no type for it.
+            if "timed out during startup" not in str(error):
+                raise
+    raise StudyError(
+        f"Ray did not start within half a minute, {START_TRIES} times: this machine is too busy, or short of memory; "
+        "free some of it, and resume the study"
+    )
 
 
 def _join(address: str, runtime_env: dict[str, Any], quiet: dict[str, Any]) -> None:

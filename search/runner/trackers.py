@@ -2,6 +2,8 @@
 
 callbacks:
   - {name: tensorboard, folder: runs}
+  - {name: mlflow, options: {uri: "http://mlflow.example:5000"}}
+  - {name: wandb, options: {mode: offline}}
   - {name: "my_package.mine:Mine", options: {channel: search}}
 
 One of the user's own is a class with the methods of `Tracker`; it is made with the study's name, its folder and the
@@ -15,13 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from evaluators.redaction import redacted
+from evaluators.redaction import expanded, redacted
 from search.callback_spec import CallbackSpec
 from search.errors import SpecError
 from search.messages import one_line
 from search.records import TrialRecord
 
-TRACKERS = {"tensorboard": "search.runner.trackers:TensorBoard"}
+TRACKERS = {
+    "tensorboard": "search.runner.trackers:TensorBoard",
+    "mlflow": "search.runner.mlflow_tracker:Mlflow",
+    "wandb": "search.runner.wandb_tracker:Wandb",
+}
 """Name in study.yaml to class."""
 
 
@@ -84,12 +90,15 @@ def open_trackers(
     """
     made = []
     for at, spec in enumerate(specs):
-        options = dict(spec.options)
-        if spec.folder is not None:
-            options["folder"] = str(root / spec.folder)
         path = TRACKERS.get(spec.name, spec.name)
         module, _, name = path.partition(":")
         try:
+            options = {
+                key: expanded(value) if isinstance(value, str) else value
+                for key, value in spec.options.items()
+            }
+            if spec.folder is not None:
+                options["folder"] = str(root / spec.folder)
             made.append(
                 (
                     spec.name,

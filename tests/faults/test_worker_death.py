@@ -72,4 +72,6 @@ def test_killed_worker_is_tried_again_and_one_that_hangs_fails_its_trial(tmp_pat
     assert (hung["state"], hung["failure"]["kind"]) == ("FAIL", "hang")
     assert "nothing was done for 60 seconds (stopping.hang_seconds)" in hung["reason"]
     assert "in the evaluation after stage 1 of 1" in hung["reason"]
+    # Not in a dozen lines of Ray's own.
+    assert "raylet" not in done.stdout + done.stderr
     assert "sabotage.py" in (tmp_path / "results/tiny/trials/0002/hang.txt").read_text()
