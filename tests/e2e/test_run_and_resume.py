@@ -192,7 +192,7 @@ def test_killed_driver_loses_no_finished_trial_and_resume_meets_the_budget(
     def n_finished() -> int:
         return sum(record["state"] == "COMPLETE" for record in records(results))
 
-    for _ in wait_for(lambda: n_finished() >= 2, 120):
+    for _ in wait_for(lambda: n_finished() >= 2, 240):
         assert driver.poll() is None, "the study ended before it could be killed"
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
