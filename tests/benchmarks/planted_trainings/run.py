@@ -3,7 +3,7 @@
     python tests/benchmarks/planted_trainings/run.py --worlds 0 20 [--problems useless order] [--out FOLDER]
 
 For each problem (problems.py) and world it writes base, data and study, trains the recipe as a trial, and lets
-`apportion explain` train the rest, with one seed of each recipe, with two, and for `redundant` with three. Lines of
+`apportion explain` train the rest, with one seed of each recipe, with two, and for some problems with three. Lines of
 results are appended to FOLDER/claims-*.jsonl as they come; called again, it goes on where it was and prints the table
 over what is there.
 """
@@ -44,7 +44,7 @@ OUT = Path(__file__).parents[3] / ".demo" / "planted_trainings"
 N_TRIALS = 40
 """Of a study of doses. Small doses come out as the same steps as others: 40 are some 25 trainings."""
 N_SEEDS = (1, 2)
-MORE_SEEDS = {"redundant": (1, 2, 3)}
+MORE_SEEDS = {name: (1, 2, 3) for name in ("redundant", "layers", "useless")}
 """Where trainings differ by more than two seeds bear."""
 MARGIN = "0.1"
 Result = dict[str, Any]
