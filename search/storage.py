@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from evaluators.redaction import expanded, redacted
 from evaluators.scores import Direction
 from search.errors import StudyError
+from search.filesystems import network_filesystem
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -74,6 +76,7 @@ def open_study(
     Raises:
         StudyError: The storage cannot be opened, the study is there already (create) or is not (load).
     """
+    _refuse_network(url)
     try:
         # Connections that a server has dropped since are noticed when they are taken up.
         storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
@@ -113,12 +116,30 @@ def open_study(
         ) from error
 
 
+def _refuse_network(url: str) -> None:
+    """Refuse a database file where other machines write too.
+
+    Raises:
+        StudyError: SQLite would lose data there.
+    """
+    with suppress(ArgumentError):
+        place = make_url(url)
+        if place.get_backend_name() != "sqlite" or not place.database:
+            return
+        kind = network_filesystem(Path(place.database.removeprefix("file:").split("?")[0]))
+        if kind is not None:
+            raise StudyError(
+                f"{place.database}: lies on a network file system ({kind}), where SQLite can lose data; set `storage` "
+                "in study.yaml to a PostgreSQL url, or to sqlite:////FILE on a disk of this machine"
+            )
+
+
 def _commit_quickly(storage: RDBStorage) -> None:
     """Let SQLite append to a log instead of syncing two files at every commit; a proposal makes more than ten.
 
     A killed process loses nothing; a power cut may lose the last commits (https://www.sqlite.org/wal.html), and their
-    trials the next launch then takes from their folders or runs again. The log does not work on a network file system:
-    name a server in `storage` there.
+    trials the next launch then takes from their folders or runs again. The log does not work on a network file system,
+    which is refused.
     """
     if storage.engine.dialect.name != "sqlite":
         return

@@ -38,6 +38,7 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
     from ray import tune
 
     from search.runner.callback import WatchCallback
+    from search.runner.probe import check_nodes
     from search.runner.scheduler import BoundaryScheduler
     from search.runner.searcher import StudySearcher
     from search.runner.trainable import RecipeTrainable
@@ -52,7 +53,10 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
         connected(address, Path(scratch)),
     ):
         try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            wanted = trial_resources(compute, [node["Resources"] for node in nodes])
+            if address is not None:
+                check_nodes(study, nodes, wanted)
             trainable = tune.with_parameters(
                 RecipeTrainable,
                 spec=study.spec,
@@ -67,7 +71,7 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
                 trackers.ended(record)
 
             tuner = tune.Tuner(
-                tune.with_resources(trainable, trial_resources(compute, nodes)),
+                tune.with_resources(trainable, wanted),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(
                         study, watcher.started, told_end, watcher.retried, deaths

@@ -12,11 +12,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from search.attempts import Attempts
 from search.records import Proposal, TrialRecord
 from search.runner.deaths import failure_of
 from search.study import Study
 
-NUMBER, PROPOSAL = "number", "proposal"
+NUMBER, PROPOSAL, ATTEMPT = "number", "proposal", "attempt"
 """Keys of a Ray trial's config."""
 N_BOUNDARIES = "n_boundaries"
 """Key of a Ray trial's result."""
@@ -53,6 +54,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._on_retry = on_retry
         self._deaths = deaths
         self._proposals: dict[str, Proposal] = {}
+        self._attempts = Attempts(study.folder.path)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the config of the next Ray trial, None to be asked again later, or FINISHED when none may start."""
@@ -61,13 +63,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             return str(Searcher.FINISHED) if self._study.stop_reason else None
         self._proposals[trial_id] = proposal
         self._on_start(proposal)
-        return {NUMBER: proposal.number, PROPOSAL: proposal}
+        attempt = self._attempts.begin(proposal.number)
+        return {NUMBER: proposal.number, PROPOSAL: proposal, ATTEMPT: attempt}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Take a finished trial's record from its folder into the study."""
         proposal = self._proposals.pop(trial_id)
+        # What is read from now on must stay as it is, also if the worker is only out of sight.
+        self._attempts.end(proposal.number)
         if result is not None and result.get(FAULT):
             self._study.abandon(proposal, result[FAULT])
             return

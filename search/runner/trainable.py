@@ -6,16 +6,18 @@ The actor is reused: the base model stays loaded.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from evaluators.redaction import redacted
+from search.attempts import Attempts
 from search.folders import StudyFolder
 from search.holding import Fence
 from search.origin import check_origin
-from search.runner.searcher import FAULT, IS_IN_STAGE, N_BOUNDARIES, PROPOSAL
+from search.runner.searcher import ATTEMPT, FAULT, IS_IN_STAGE, N_BOUNDARIES, PROPOSAL
 from search.runner.watchdog import watched
 from search.spec import StudySpec
 from search.store import StageStore
@@ -44,12 +46,14 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._spec = spec
         self._root = Path(root)
         # The driver may have lost the study without noticing; this process may live longer than its driver.
-        self._folder = StudyFolder(Path(folder), Fence(Path(folder), "run", token).check)
+        self._held = Fence(Path(folder), "run", token).check
+        self._folder = StudyFolder(Path(folder), self._held)
         self._lab: Lab | None = None
         self._run: TrialRun | None = None
         self._fault: str | None = None
         self._ended_at: float | None = None
         self._proposal: Proposal = config[PROPOSAL]
+        self._attempt: str = config[ATTEMPT]
 
     def step(self) -> dict[str, Any]:
         """Train and score one stage, or a piece of one."""
@@ -76,6 +80,7 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """Take note of the next recipe for the same process."""
         self._run = None
         self._proposal = new_config[PROPOSAL]
+        self._attempt = new_config[ATTEMPT]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -94,12 +99,21 @@ class RecipeTrainable(tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             from search.trial import TrialRun
 
             self._lab = self._lab or Lab.load(self._spec, self._root, self._open_store())
-            folder = self._folder.trial(proposal.number)
+            folder = StudyFolder(self._folder.path, self._fence()).trial(proposal.number)
             self._run = TrialRun(self._lab, folder, proposal, idle_seconds)
         except Exception as error:
             # Whatever it is, no trial can run here, and the searcher must hear why: Ray keeps the error of a failed
             # set-up to itself.
             self._fault = redacted(f"{type(error).__name__}: {error}")
+
+    def _fence(self) -> Callable[[], None]:
+        attempt = Attempts(self._folder.path).fence(self._proposal.number, self._attempt)
+
+        def check() -> None:
+            self._held()
+            attempt()
+
+        return check
 
     def _open_store(self) -> StageStore | None:
         root = self._folder.store_root(self._spec, self._root)

@@ -146,8 +146,9 @@ def test_a_worker_and_a_driver_killed_under_ray_lose_no_finished_stage(tmp_path:
 def test_an_actor_that_starts_and_takes_no_step_leaves_its_trial_alone(tmp_path: Path) -> None:
     # Tune starts an actor for a trial and gives the trial to another one that comes free before: after a worker died,
     # and whenever loading takes longer than a trial. What the late actor does in its set-up hits a finished trial.
+    from search.attempts import Attempts
     from search.holding import take_hold
-    from search.runner.searcher import NUMBER, PROPOSAL
+    from search.runner.searcher import ATTEMPT, NUMBER, PROPOSAL
     from search.runner.trainable import RecipeTrainable
 
     study = write_study(tmp_path / "study", 1)
@@ -157,7 +158,7 @@ def test_an_actor_that_starts_and_takes_no_step_leaves_its_trial_alone(tmp_path:
     assert before is not None
     proposal = Proposal(1, before.params, before.recipe, before.baseline)
     actor = object.__new__(RecipeTrainable)
-    config = {NUMBER: 1, PROPOSAL: proposal}
+    config = {NUMBER: 1, PROPOSAL: proposal, ATTEMPT: Attempts(results).begin(1)}
     hold = take_hold(results, "run")
     actor.setup(config, load_study(study), str(study.parent), str(results), hold.token)
     assert trial.read_record() == before
