@@ -20,10 +20,10 @@ from search.folders import StudyFolder, write_whole
 from search.origin import HOME, PACKAGES
 from search.provenance import provenance
 from search.spec import StudySpec
-from search.store import StoreError
+from search.store import StageStore, StoreError
 from search.store.files import open_files
 
-FOLDER = ".probe"
+FOLDER, IN_STORE = ".probe", "probe"
 COMPARED = ("torch", "transformers", "peft", "trl", "tokenizers", "numpy")
 """Packages whose versions may change what a trial measures."""
 
@@ -57,7 +57,8 @@ def leave_marks(spec: StudySpec, root: Path, results: Path) -> Marks:
     write_whole(folder / name, name)
     place = StudyFolder(results).store_root(spec, root)
     if place is not None:
-        open_files(place, None).create(f"{FOLDER}/{name}", name.encode())
+        StageStore(place)  # A store is one before anything else lies in it.
+        open_files(place, None).create(f"{IN_STORE}/{name}", name.encode())
     return Marks(name, code_hash(), versions())
 
 
@@ -66,7 +67,7 @@ def remove_marks(spec: StudySpec, root: Path, results: Path, marks: Marks) -> No
     shutil.rmtree(results / FOLDER, ignore_errors=True)
     place = StudyFolder(results).store_root(spec, root)
     if place is not None:
-        open_files(place, None).remove(f"{FOLDER}/{marks.name}")
+        open_files(place, None).remove(f"{IN_STORE}/{marks.name}")
 
 
 def look(spec: StudySpec, root: Path, results: Path, marks: Marks, node: str) -> list[str]:
@@ -83,7 +84,10 @@ def look(spec: StudySpec, root: Path, results: Path, marks: Marks, node: str) ->
     place = None
     try:
         place = StudyFolder(results).store_root(spec, root)
-        if place is not None and open_files(place, None).read(f"{FOLDER}/{marks.name}", 64) is None:
+        if (
+            place is not None
+            and open_files(place, None).read(f"{IN_STORE}/{marks.name}", 64) is None
+        ):
             problems.append(
                 "sees another stage store than the driver; give store.path a shared folder or a url"
             )

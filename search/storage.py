@@ -19,6 +19,7 @@ from evaluators.redaction import expanded, redacted
 from evaluators.scores import Direction
 from search.errors import StudyError
 from search.filesystems import network_filesystem
+from search.patience import PatientStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -79,7 +80,7 @@ def open_study(
     _refuse_network(url)
     try:
         # Connections that a server has dropped since are noticed when they are taken up.
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        storage = PatientStorage(url, engine_kwargs={"pool_pre_ping": True})
         _commit_quickly(storage)
         connect_patiently(storage.engine)
         if fence is not None:
@@ -197,7 +198,8 @@ def _fence_off(storage: RDBStorage, fence: Callable[[], None]) -> None:
 
     @event.listens_for(storage.engine, "rollback")
     def after_rollback(connection: Any) -> None:
-        connection.info.pop(changes, None)
+        if not connection.invalidated:  # The notes of a lost connection are gone with it.
+            connection.info.pop(changes, None)
 
 
 def _without_password(url: str) -> str:

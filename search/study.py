@@ -118,15 +118,15 @@ class Study:
         budget: BudgetSpec | None = None,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = lambda _: None,
+        root: Path | None = None,
     ) -> Study:
         """Open a study to go on with it, with what its storage and its folders say reconciled.
 
         Args:
             path: Folder such as results/<study>.
-            command: As typed, for the record.
+            command, clock, say: As of `create`.
             budget: A new total budget; default: as before.
-            clock: Seconds that only grow.
-            say: Is told if a holder on another machine has to be waited for.
+            root: Where relative paths of the study start from now on; default: as before.
 
         Raises:
             StudyError: No study is there, or another process holds it.
@@ -136,6 +136,8 @@ class Study:
         spec = load_study(folder.study_yaml)
         folder, hold = _held(folder, say)
         try:
+            if root is not None:
+                folder.write_file(file := file.model_copy(update={"root": str(root)}))
             asker = _asker(spec, folder, Path(file.root), hold, create=False)
             study = cls(spec, folder, asker, hold, clock)
             study._reconcile(file)

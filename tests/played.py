@@ -9,6 +9,7 @@ import optuna
 from evaluators.scores import Score
 from search.folders import utc_now
 from search.records import Boundary, Proposal, StageRecord, TrialRecord
+from search.storage import database_url
 from search.study import Study
 from search.yaml_file import load_study
 
@@ -95,7 +96,8 @@ def play(study: Study, n_trials: int) -> list[Proposal]:
 
 def optuna_trials(study: Study) -> list[optuna.trial.FrozenTrial]:
     """Return the trials of the storage, without those that cost nothing: repeats and prefixes."""
-    loaded = optuna.load_study(study_name="played", storage=f"sqlite:///{study.folder.database}")
+    url = database_url(study.spec.storage, study.folder.database, study.root)
+    loaded = optuna.load_study(study_name="played", storage=url)
     return [
         trial for trial in loaded.trials if not {"not_trained", "prefix_of"} & set(trial.user_attrs)
     ]

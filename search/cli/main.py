@@ -40,6 +40,7 @@ from search.cli import (
     score,
     status,
     store,
+    submit,
     train,
 )
 from search.errors import ApportionError
@@ -71,6 +72,7 @@ app.command("methods", epilog=methods.EXAMPLES)(methods.methods)
 app.add_typer(evaluators.app)
 app.command("run", epilog=run.RUN_EXAMPLES)(run.run)
 app.command("resume", epilog=run.RESUME_EXAMPLES)(run.resume)
+app.command("submit", epilog=submit.EXAMPLES)(submit.submit)
 app.command("status", epilog=status.STATUS_EXAMPLES)(status.status)
 app.command("confirm", epilog=confirm.EXAMPLES)(confirm.confirm)
 app.command("report", epilog=status.REPORT_EXAMPLES)(status.report)

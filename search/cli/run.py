@@ -58,6 +58,12 @@ def run(
     results: Annotated[
         Path, typer.Option("--results", help="Folder of all studies; this one gets its own inside.")
     ] = Path("results"),
+    or_resume: Annotated[
+        bool,
+        typer.Option(
+            "--or-resume", help="Go on with the study if it was begun: for jobs that are restarted."
+        ),
+    ] = False,
     address: Address = None,
     allow_unauthenticated: AllowUnauthenticated = False,
     as_json: Json = False,
@@ -68,10 +74,15 @@ def run(
     """
     joining = _joining(address, allow_unauthenticated)
     checked = checked_study(study)
+    from search.folders import StudyFolder
     from search.study import Study
 
     place = _prepared(checked.spec.compute, joining)
 
+    begun = results / checked.spec.name
+    if or_resume and StudyFolder(begun).study_json.exists():
+        _drive(_gone_on(begun, study), as_json, place)
+        return
     warnings = checked.warning_lines
     created = Study.create(checked.spec, study, results, _command(), warnings=warnings, say=_say)
     _drive(created, as_json, place)
@@ -120,6 +131,19 @@ def resume(
     budget = _extended(file.budget, given) if given else None
     place = _prepared(load_study(at.study_yaml).compute, joining)
     _drive(Study.open(folder, _command(), budget, say=_say), as_json, place)
+
+
+def _gone_on(begun: Path, study: Path) -> Study:
+    """Return a study that was begun, with its data where the study file is now."""
+    from search.folders import StudyFolder
+    from search.study import Study
+
+    if StudyFolder(begun).study_yaml.read_text() != study.read_text():
+        raise SpecError(
+            f"{study}: differs from the study that was begun in {begun}; go on with that one by `apportion resume`, or "
+            "give the new one another name"
+        )
+    return Study.open(begun, _command(), root=study.absolute().parent, say=_say)
 
 
 def _joining(address: str | None, allow_unauthenticated: bool) -> Joining:

@@ -32,6 +32,8 @@ CONNECT_SECONDS = 10.0
 START_TRIES = 4
 """Of a Ray of our own."""
 
+ANSWER_SECONDS = 180.0
+"""How long a control service may take to say whether it asks for a token."""
 CURRENT_CLUSTER = "ray/ray_current_cluster"
 """Below the folder for temporary files: where `ray start` leaves the address of the cluster."""
 
@@ -286,14 +288,19 @@ def _asks(address: str, environment: Mapping[str, str]) -> bool:
     Raises:
         StudyError: It does not answer.
     """
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         done = subprocess.run(
             [sys.executable, "-c", _ASK, address],
             env=dict(environment),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=ANSWER_SECONDS,
         )
-        if done.stdout.strip() in (_OPEN, _CLOSED):
-            return done.stdout.strip() == _CLOSED
+    except subprocess.TimeoutExpired:
+        raise StudyError(
+            f"the cluster at {address} does not say within {ANSWER_SECONDS:.0f} s whether it asks for a token; try "
+            "again, or correct the address"
+        ) from None
+    if done.stdout.strip() in (_OPEN, _CLOSED):
+        return done.stdout.strip() == _CLOSED
     raise StudyError(f"what answers at {address} is no control service of Ray; correct the address")
