@@ -75,8 +75,7 @@ class Study:
 
         Args:
             spec: The study.
-            study_yaml: Where it was read from; kept as it is.
-            results: Folder of all studies.
+            study_yaml, results: Where it was read from, kept as it is; and the folder of all studies.
             command: As typed, for the record.
             clock: Seconds that only grow.
             warnings: What is known to be doubtful about the study; kept, and told in the report.
