@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from search.runner.metrics import StudyMetrics
 from search.runner.searcher import IS_IN_STAGE, N_BOUNDARIES, NUMBER
 from search.runner.trackers import Trackers
 from search.runner.watcher import Watcher
@@ -15,8 +16,11 @@ from search.study import Study
 class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Tells a Watcher about finished stages and the passing of time."""
 
-    def __init__(self, watcher: Watcher, study: Study, trackers: Trackers) -> None:
+    def __init__(
+        self, watcher: Watcher, study: Study, trackers: Trackers, metrics: StudyMetrics
+    ) -> None:
         self._watcher = watcher
+        self._metrics = metrics
         self._study = study
         self._trackers = trackers
 
@@ -37,3 +41,4 @@ class WatchCallback(tune.Callback):  # type: ignore[misc]  # Ray ships no types
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Report that time went by."""
         self._watcher.tick()
+        self._metrics.tick(sum(trial.status == "RUNNING" for trial in trials))

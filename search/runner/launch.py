@@ -38,6 +38,7 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
     from ray import tune
 
     from search.runner.callback import WatchCallback
+    from search.runner.metrics import StudyMetrics
     from search.runner.probe import check_nodes
     from search.runner.scheduler import BoundaryScheduler
     from search.runner.searcher import StudySearcher
@@ -65,10 +66,12 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
                 token=study.hold_token,
             )
             deaths: dict[int, BaseException] = {}
+            metrics = StudyMetrics(study)
 
             def told_end(record: TrialRecord) -> None:
                 watcher.finished(record)
                 trackers.ended(record)
+                metrics.ended(record)
 
             tuner = tune.Tuner(
                 tune.with_resources(trainable, wanted),
@@ -85,7 +88,7 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
                     name=study.spec.name,
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[WatchCallback(watcher, study, trackers)],
+                    callbacks=[WatchCallback(watcher, study, trackers, metrics)],
                     failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
