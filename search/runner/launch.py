@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from search.runner.placement import trial_resources
 from search.runner.trackers import open_trackers
 from search.runner.watcher import Watcher
 from search.study import Study
+
+TUNE = ".tune-"
+"""How the folder begins that Tune uses in the results of a study on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
     # What Ray has to say of a dead worker is said in one line by the study.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with (
-        tempfile.TemporaryDirectory(prefix="apportion-tune-") as scratch,
+        _scratch(None if address is None else study.folder.path) as scratch,
         connected(address, Path(scratch)),
     ):
         try:
@@ -100,3 +104,12 @@ def run_study(study: Study, watcher: Watcher, address: str | None) -> Outcome:
         finally:
             trackers.close()
     return Outcome(study.stop_reason or "no reason recorded")
+
+
+def _scratch(shared: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for what Tune writes and nobody reads; on a cluster all machines must see it."""
+    if shared is None:
+        return tempfile.TemporaryDirectory(prefix="apportion-tune-")
+    for left_over in shared.glob(f"{TUNE}*"):
+        shutil.rmtree(left_over, ignore_errors=True)  # of a driver that was killed
+    return tempfile.TemporaryDirectory(prefix=TUNE, dir=shared, ignore_cleanup_errors=True)

@@ -90,7 +90,7 @@ def test_connection_that_is_cut_in_the_middle_of_a_write_costs_nothing(
     study = new_study(tmp_path, text=on_server)
     assert path.exists()
     engine = study._asker._study._storage._backend.engine  # type: ignore[attr-defined]
-    n_writes, n_cut, last_cut = 0, 0, 0
+    n_writes, n_cut, n_commits, n_written = 0, 0, 0, 0
 
     def cut(connection: Any) -> None:
         nonlocal n_cut
@@ -107,9 +107,12 @@ def test_connection_that_is_cut_in_the_middle_of_a_write_costs_nothing(
                 cut(connection)
 
     def before_commit(connection: Any) -> None:
-        nonlocal last_cut
-        if at == "commit" and n_writes > last_cut + 6:
-            last_cut = n_writes
+        nonlocal n_commits, n_written
+        if n_writes == n_written:
+            return  # it only read
+        n_written = n_writes
+        n_commits += 1
+        if at == "commit" and n_commits % 5 == 0:
             cut(connection)
 
     event.listen(engine, "before_cursor_execute", before)
