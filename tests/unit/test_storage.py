@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import warnings
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState
+from sqlalchemy import event
 
 from search.storage import database_url, open_study
 
@@ -45,3 +50,57 @@ def test_default_database_is_the_file_in_the_results_whatever_its_folder_is_call
     elsewhere = tmp_path / name
     url = database_url(None, elsewhere / "study.db", ROOT)
     assert open_study(url, "s", {"x": "maximise"}, create=False).study_name == "s"
+
+
+def read(study: optuna.Study) -> list[tuple[object, ...]]:
+    return [
+        (t.number, t.state, t.values, t.params, t.user_attrs, t.constraints)
+        for t in study.get_trials(deepcopy=False)
+    ]
+
+
+def test_the_one_who_writes_sees_what_any_reader_sees_after_every_change(tmp_path: Path) -> None:
+    url = database_url(None, tmp_path / "study.db", tmp_path)
+    study = open_study(url, "s", {"a": "maximise"}, create=True, fence=lambda: None)
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    plain = open_study(url, "s", {"a": "maximise"}, create=False)
+    draw = random.Random(3)
+    running: list[optuna.Trial] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for turn in range(60):
+            if turn == 30:  # another launch
+                study = open_study(url, "s", {}, create=False, fence=lambda: None)
+                running = [optuna.Trial(study, trial._trial_id) for trial in running]
+            how = draw.choice(("ask", "ask", "param", "attr", "constraint", "tell", "fail", "add"))
+            if how == "ask" or (not running and how != "add"):
+                running.append(study.ask())
+            elif how == "add":
+                study.add_trial(optuna.create_trial(values=[1.0], user_attrs={"x": turn}))
+            else:
+                trial = draw.choice(running)
+                if how == "param":
+                    trial.suggest_float(f"x{turn}", 0, 1)
+                elif how == "attr":
+                    trial.set_user_attr("a", turn)
+                elif how == "constraint":
+                    trial.set_constraint(f"c{turn}", 0.5)
+                else:
+                    running.remove(trial)
+                    state = TrialState.FAIL if how == "fail" else None
+                    study.tell(trial, None if state else turn, state=state)
+            assert read(study) == read(plain), f"{how}, turn {turn}"
+    assert {t.state for t in study.get_trials()} >= {TrialState.RUNNING, TrialState.COMPLETE}
+
+
+def test_looking_at_many_trials_in_flight_reads_none_of_them_again(tmp_path: Path) -> None:
+    url = database_url(None, tmp_path / "study.db", tmp_path)
+    study = open_study(url, "s", {"a": "maximise"}, create=True, fence=lambda: None)
+    for _ in range(8):
+        study.ask()
+    study.get_trials()
+    statements: list[str] = []
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    assert len(study.get_trials(deepcopy=False)) == 8
+    assert statements == []
