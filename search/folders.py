@@ -378,5 +378,8 @@ def _shown(path: Path) -> str:
     """Return a path as a person would type it from here."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (
+        ValueError,
+        FileNotFoundError,
+    ):  # elsewhere; or this folder is gone, as a job's is at its end
         return str(path)

@@ -246,7 +246,11 @@ def _say(line: str) -> None:
 
 def _near(path: Path) -> str:
     """Return a path as a person would type it from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # a job's folder is removed as soon as it leaves the cluster
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _command() -> str:
