@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
+from evaluators.head import token_changes, token_logps
 from evaluators.packing import Input, input_of, may_pack, rows_of
 from evaluators.pulse import beat
 from evaluators.tokens import TokenSequence
@@ -138,26 +138,21 @@ class TeacherForcing:
     def logps(self, batch: Batch) -> Tensor:
         """Return the log-probability of each token, shape (N, 1)."""
         head = self.model.get_output_embeddings()
-        parts = []
-        for block in self._blocks(len(batch.targets)):
-            logits_NV = head(batch.hidden[block]).float()
-            chosen_N1 = logits_NV.gather(1, batch.targets[block, None])
-            parts.append(chosen_N1 - logits_NV.logsumexp(dim=-1, keepdim=True))
-        return torch.cat(parts)
+        parts = [
+            token_logps(head, batch.hidden[block], batch.targets[block])
+            for block in self._blocks(len(batch.targets))
+        ]
+        return torch.cat(parts)[:, None]
 
     def changes(
         self, batch: Batch, base_NH: Tensor, head_weight: Tensor, head_bias: Tensor | None
     ) -> Tensor:
         """Return nats, the base's nats and KL(base || model) of each token, shape (N, 3)."""
-        head = self.model.get_output_embeddings()
-        parts = []
-        for block in self._blocks(len(batch.targets)):
-            logp_NV = head(batch.hidden[block]).float().log_softmax(dim=-1)
-            base_NV = F.linear(base_NH[block], head_weight, head_bias).float().log_softmax(dim=-1)
-            targets_N1 = batch.targets[block, None]
-            kl_N1 = (base_NV.exp() * (base_NV - logp_NV)).sum(dim=-1, keepdim=True)
-            nats_N2 = torch.cat([-logp_NV.gather(1, targets_N1), -base_NV.gather(1, targets_N1)], 1)
-            parts.append(torch.cat([nats_N2, kl_N1], dim=1))
+        head, base = self.model.get_output_embeddings(), (head_weight, head_bias)
+        parts = [
+            token_changes(head, batch.hidden[block], base, base_NH[block], batch.targets[block])
+            for block in self._blocks(len(batch.targets))
+        ]
         return torch.cat(parts)
 
     def _check_head(self) -> None:

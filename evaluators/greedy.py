@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from evaluators.head import most_likely
 from evaluators.pulse import beat
 
 
@@ -47,7 +48,7 @@ def greedy_ids(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        top_B, tokens_B = head(hidden_BTH[:, -1].contiguous()).max(dim=-1)
+        top_B, tokens_B = most_likely(head, hidden_BTH[:, -1].contiguous())
         beat()
         if not top_B.isfinite().all():
             raise FloatingPointError("the model's logits are not finite")
