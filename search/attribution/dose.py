@@ -313,7 +313,7 @@ def _exp(logarithm: float) -> float:
 def _saturation(
     fits: dict[Shape, _Fit], dose_N: Array, change_N: Array, others_NC: Array, sign: float
 ) -> Interval | None:
-    """Return the dose at 95 % of the gain, with its profile-likelihood interval, if that ends within the doses seen."""
+    """Return the dose at 95 % of the gain, with its profile-likelihood interval, if no gain or loss comes after it."""
     best = fits["saturating"]
     assert best.tau is not None
     is_better = all(best.aicc + MIN_GAIN <= fits[shape].aicc for shape in ("none", "line"))
@@ -336,9 +336,19 @@ def _saturation(
     step = math.sqrt(taus[1] / taus[0])
     ends = (best.tau, min(kept) / step, max(kept) * step)
     value, low, high = (-math.log(0.05) * tau for tau in ends)
-    if high > dose_N.max():
+    beyond_N = dose_N > value
+    if high > dose_N.max() or _falls(dose_N[beyond_N], change_N[beyond_N], sign):
         return None
     return Interval(value=value, low=low, high=high)
+
+
+def _falls(dose_N: Array, change_N: Array, sign: float) -> bool:
+    """Return whether more is worse among these doses: then nothing has levelled off, whatever shape fits best."""
+    if len(set(change_N)) < 3 or np.ptp(dose_N) == 0:
+        return False
+    line = _Fit("line", None, _columns("line", dose_N, None), change_N)
+    t = -sign * line.weights_P[1] / math.sqrt(max(line.covariance[1, 1], 1e-300))
+    return line.freedom > 0 and t_tail(t, line.freedom) < ALPHA
 
 
 def _curve(
