@@ -116,8 +116,10 @@ class TeacherForcing:
             ]
         except (TypeError, ValueError, RuntimeError):  # takes no positions, or no mask of this kind
             return False
-        tolerance = 1e-4 if packed.dtype == torch.float32 else 0.05
-        return torch.allclose(packed.float(), alone[0].float(), rtol=tolerance, atol=tolerance)
+        # Relative to a whole state: a few entries of it are a thousand times as large as the rest.
+        distance_N = (packed.float() - alone[0].float()).norm(dim=-1)
+        tolerance = 1e-3 if packed.dtype == torch.float32 else 0.05
+        return bool((distance_N <= tolerance * alone[0].float().norm(dim=-1)).all())
 
     def _blocks(self, n_positions: int) -> Iterator[slice]:
         size = max(1, self.capacity.logits // int(self.model.config.vocab_size))

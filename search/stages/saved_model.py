@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from search.base_files import BaseFilesError, resolve_base
 from search.errors import SpecError
 from search.messages import one_line
+from search.spec import BaseSpec
 from search.stages.base_model import ResidentBase
 from search.stages.model_ref import ModelRef
 
@@ -32,8 +35,13 @@ def saved_model(base: ResidentBase, folder: Path, dtype: str) -> ModelRef:
     if not folder.is_dir():
         raise SpecError(f"{folder}: no such folder; name one that `save_pretrained` has written")
     is_adapter = (folder / ADAPTER).is_file()
-    if is_adapter and not (folder / ADAPTER_WEIGHTS).is_file():
-        raise SpecError(f"{folder}: no {ADAPTER_WEIGHTS} in it; save the adapter as safetensors")
+    if is_adapter:
+        _check_adapter(folder)
+    else:
+        try:
+            resolve_base(BaseSpec(path=str(folder.absolute())), folder)
+        except BaseFilesError as error:
+            raise SpecError(f"{folder}: {error.text}") from error
     try:
         if is_adapter:
             wrapped: Any = PeftModel.from_pretrained(base.fresh().model, str(folder))
@@ -71,3 +79,17 @@ def saved_model(base: ResidentBase, folder: Path, dtype: str) -> ModelRef:
         n_stages=1,
         is_base_changed=not is_adapter,
     )
+
+
+def _check_adapter(folder: Path) -> None:
+    """Refuse an adapter whose loading would unpickle, or import a module that its configuration names."""
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise SpecError(f"{folder}: no {ADAPTER_WEIGHTS} in it; save the adapter as safetensors")
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"{folder}: {ADAPTER} cannot be read; save the adapter again") from error
+    if not isinstance(config, dict) or config.get("megatron_config") is not None:
+        raise SpecError(
+            f"{folder}: {ADAPTER} is not of a plain adapter; it must name no module of Megatron's"
+        )

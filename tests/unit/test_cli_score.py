@@ -102,12 +102,18 @@ def test_what_does_not_fit_is_refused_in_one_line(
     pickled = tmp_path / "pickled"
     shutil.copytree(saved[1], pickled)
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    imports = tmp_path / "imports"
+    shutil.copytree(saved[1], imports)
+    config = json.loads((imports / "adapter_config.json").read_text())
+    hostile = {**config, "megatron_config": {}, "megatron_core": "antigravity"}
+    (imports / "adapter_config.json").write_text(json.dumps(hostile))
     study = f"{StudyFolder(results).read_file().root}/study.yaml"
     for words, told in (
         ([str(results), "nowhere"], "no such folder"),
         (["nowhere.yaml", str(saved[1])], "no such file or folder"),
         ([str(results), str(pickled)], "save the adapter as safetensors"),
-        ([str(results), str(tmp_path)], "it must hold a causal language model"),
+        ([str(results), str(imports)], "it must name no module of Megatron's"),
+        ([str(results), str(tmp_path)], "config.json"),
         ([study, str(saved[1]), "--against", "1"], "a study file has no trials"),
     ):
         capsys.readouterr()

@@ -145,7 +145,7 @@ def test_warnings_of_the_check_are_kept_with_the_study(
     assert "allow_leaks" not in text
     # Named and yet harmless: the check says that they do not leak.
     good_study.write_text(text + "\nallow_leaks: [[chat, retention]]\n")
-    monkeypatch.setattr(cli_run, "_drive", lambda study, as_json: study.close("not driven"))
+    monkeypatch.setattr(cli_run, "_drive", lambda study, *_: study.close("not driven"))
     cli_run.run(good_study, Path("results"))
     (folder,) = Path("results").iterdir()
     kept = StudyFolder(folder).read_file().warnings
