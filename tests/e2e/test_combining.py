@@ -79,6 +79,7 @@ def test_a_stored_model_is_merged_and_its_recipe_repeated(
     assert (tmp_path / "again" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_merge_that_lost_its_model_fails_with_the_reason_and_the_study_goes_on(
     tiny_study: Path, tmp_path: Path, apportion: Apportion
 ) -> None:

@@ -64,6 +64,7 @@ def test_each_prefix_is_trained_once_and_scores_are_those_of_a_study_without_a_s
     assert not (tmp_path / "results/plain/store").exists()
 
 
+@pytest.mark.slow
 def test_second_study_on_the_same_store_trains_nothing(
     tiny_study: Path, apportion: Apportion, tmp_path: Path
 ) -> None:
