@@ -350,12 +350,16 @@ def write_whole(path: Path, text: str) -> None:
 
     Secrets in the text are masked.
     """
-    text = redacted(text)
+    write_whole_bytes(path, redacted(text).encode("utf-8", errors="backslashreplace"))
+
+
+def write_whole_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is no text, as `write_whole` does; nothing is masked."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         os.fchmod(handle, 0o666 & ~_UMASK)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)

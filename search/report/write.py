@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
-from search.folders import write_whole
+from search.folders import write_whole, write_whole_bytes
 from search.report.analysis import Analysis
 from search.report.html import report_html
 from search.report.markdown import report_markdown
@@ -34,17 +32,6 @@ def write_report(folder: Path) -> Path:
     write_whole(report / "trials.csv", trials_csv(view))
     write_whole(report / "front.csv", front_csv(view))
     write_whole(report / "report.md", report_markdown(view, analysis))
-    _write_bytes(report / "front.png", front_png(view))
+    write_whole_bytes(report / "front.png", front_png(view))
     write_whole(report / "report.html", report_html(view, analysis))
     return report / "report.html"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

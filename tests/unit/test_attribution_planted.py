@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from planted import (
     Law,
     World,
@@ -26,7 +27,7 @@ from planted import (
 )
 from played import trained
 
-from search.attribution.dose import dose_response, dose_rows
+from search.attribution.dose import DoseResponse, dose_response, dose_rows
 from search.attribution.known import Known
 from search.attribution.order import order_sentence
 from search.records import Proposal
@@ -183,3 +184,20 @@ def line_rows(rise: float) -> np.ndarray:
     doses = np.geomspace(100, 10_000, 10)
     change = rise * np.log(doses / 100) / np.log(100) + 1e-5 * np.cos(np.arange(10))
     return np.column_stack([doses, np.full(10, 0.3), np.full(10, 1e-4), change])
+
+
+def test_a_dose_beyond_which_the_score_falls_has_not_saturated() -> None:
+    # Steeper at first than a parabola, and a fall that is small beside the rise: of all shapes saturation fits best.
+    doses = np.geomspace(200, 7000, 24)
+    rise = 0.4 * (1 - np.exp(-doses / 300))
+    fall = 0.02 * np.log(np.maximum(doses / 1800, 1))
+    wobble = np.array([0.001 * ((at * 7) % 5 - 2) for at in range(24)])
+
+    def found(change: NDArray[np.float64]) -> DoseResponse:
+        rows = np.column_stack([doses, np.zeros(24), np.full(24, 1e-3), change + wobble])
+        return dose_response("a", "form", "maximise", rows)
+
+    falling, level = found(rise - fall), found(rise)
+    assert falling.shape == level.shape == "saturating"
+    assert level.saturates_at is not None
+    assert falling.saturates_at is None

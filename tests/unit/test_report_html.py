@@ -175,6 +175,8 @@ def test_unusual_studies_have_a_report(tmp_path: Path, options: dict[str, float]
         "front.csv", "front.png", "report.html", "report.md", "trials.csv",
     ]  # fmt: skip
     assert (path.parent / "front.png").read_bytes().startswith(b"\x89PNG")
+    # Whoever may read the page may read its picture.
+    assert len({each.stat().st_mode for each in path.parent.iterdir()}) == 1
     assert len(Page(path.read_text()).data["trials"]) == options.get("n_trials", 14)
 
 
